@@ -1,0 +1,252 @@
+"""How responses lie in the store: piece by piece, as each is finished, and whole again when asked for.
+
+A measurement's pieces are its header, the facts of each layer and filter, the unfiltered network's predictions per
+chunk of images, and the filtered networks' per layer, filter and chunk. A chunk holds up to
+``specs.IMAGES_PER_CHUNK`` images and may be shorter until more are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from fss_core.responses import LayerFacts, LayerResponse, Predictions, Responses
+from fss_core.specs import IMAGES_PER_CHUNK, AttackSpec, Filter, ResponseSpec, StoreError, filter_rows
+from fss_core.store import Store, StoredArrays
+
+_FACT_ARRAYS = ("thresholds", "num_kept", "num_live_kept", "changes", "histogram", "histogram_edges")
+_FACTS_PER_ROW = ("num_kept", "num_live_kept", "changes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A run of consecutive probe images, never across a multiple of ``specs.IMAGES_PER_CHUNK``.
+
+    Attributes:
+        index: which chunk of the probe split.
+        start: first image, counted from the beginning of the probe split.
+        stop: one past the last.
+    """
+
+    index: int
+    start: int
+    stop: int
+
+    @property
+    def num_images(self) -> int:
+        """How many images it has."""
+        return self.stop - self.start
+
+
+def chunks(num_images: int) -> list[Chunk]:
+    """Divide the first images of the probe split into chunks.
+
+    >>> [(chunk.start, chunk.stop) for chunk in chunks(150)]
+    [(0, 100), (100, 150)]
+    """
+    size = IMAGES_PER_CHUNK
+    return [
+        Chunk(index=start // size, start=start, stop=min(start + size, num_images))
+        for start in range(0, num_images, size)
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What is known of a measurement before any image has been looked at.
+
+    Attributes:
+        costs: layer → relative cost of one of its filtered networks, in network order.
+        num_classes: logits of the network.
+        notes: what was not as asked for.
+    """
+
+    costs: dict[str, float]
+    num_classes: int
+    notes: tuple[str, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers' names, in network order."""
+        return tuple(self.costs)
+
+
+class ResponseArchive:
+    """The pieces of one measurement.
+
+    Args:
+        store: where they lie.
+        key: of ``specs.response_key``.
+        spec: what is measured; its filters say which pieces :meth:`load` looks for.
+    """
+
+    def __init__(self, store: Store, key: str, spec: ResponseSpec) -> None:
+        """Remember where to look."""
+        self.store = store
+        self.key = key
+        self.spec = spec
+
+    def _name(self, *parts: object) -> str:
+        return "/".join(("responses", self.key, *(str(part) for part in parts)))
+
+    def delete(self) -> int:
+        """Forget everything, and return how many pieces there were."""
+        return self.store.delete_prefix(self._name(""))
+
+    def header(self) -> Header | None:
+        """Read the header, if the measurement was ever begun."""
+        found = self.store.get(self._name("header"))
+        if found is None:
+            return None
+        meta = cast(dict[str, Any], found.meta)
+        return Header(costs=dict(meta["costs"]), num_classes=meta["num_classes"], notes=tuple(meta["notes"]))
+
+    def put_header(self, header: Header) -> None:
+        """Write the header."""
+        meta = {"costs": list(header.costs.items()), "num_classes": header.num_classes, "notes": list(header.notes)}
+        self.store.put(self._name("header"), {}, meta=meta)
+
+    def facts(self, layer: str) -> LayerFacts | None:
+        """Read what the filters do to a layer's weights; ``None`` unless all of them are there."""
+        pieces = [self._facts(layer, name) for name in self.spec.filters]
+        known = [piece for piece in pieces if piece is not None]
+        if len(known) < len(pieces):
+            return None
+        arrays: dict[str, Any] = {name: known[0].arrays[name] for name in _FACT_ARRAYS}
+        for name in _FACTS_PER_ROW:
+            arrays[name] = np.concatenate([piece.arrays[name] for piece in known])
+        return LayerFacts(**cast(dict[str, Any], known[0].meta), **arrays)
+
+    def _facts(self, layer: str, name: Filter) -> StoredArrays | None:
+        return self.store.get(self._name("facts", layer, name))
+
+    def has_facts(self, layer: str, name: Filter) -> bool:
+        """Say whether the facts of one layer and filter are there."""
+        return self._facts(layer, name) is not None
+
+    def put_facts(self, name: Filter, facts: LayerFacts) -> None:
+        """Write the facts of one layer and filter."""
+        arrays = {part: getattr(facts, part) for part in _FACT_ARRAYS}
+        meta = {part: getattr(facts, part) for part in ("name", "kind", "relative_depth", "num_weights", "num_live")}
+        self.store.put(self._name("facts", facts.name, name), arrays, meta=meta)
+
+    def unfiltered(self, chunk: Chunk) -> tuple[npt.NDArray[np.int64], Predictions] | None:
+        """Read the labels and the unfiltered network's predictions, if all of the chunk's images are there."""
+        found = self.store.get(self._name("unfiltered", chunk.index))
+        if found is None or len(found.arrays["labels"]) < chunk.num_images:
+            return None
+        return found.arrays["labels"][: chunk.num_images], _predictions(found.arrays).images(0, chunk.num_images)
+
+    def put_unfiltered(self, chunk: Chunk, labels: npt.NDArray[np.int64], predictions: Predictions) -> None:
+        """Write the labels and the unfiltered network's predictions of a whole chunk."""
+        self.store.put(
+            self._name("unfiltered", chunk.index), {"labels": labels, **_arrays(predictions, labels)}, meta={}
+        )
+
+    def predictions(self, layer: str, name: Filter, chunk: Chunk) -> Predictions | None:
+        """Read the filtered networks' predictions for as many of the chunk's images as there are; ``None`` for none."""
+        found = self.store.get(self._name("layer", layer, name, chunk.index))
+        return None if found is None else _predictions(found.arrays).images(0, chunk.num_images)
+
+    def put_predictions(
+        self, layer: str, name: Filter, chunk: Chunk, labels: npt.NDArray[np.int64], predictions: Predictions
+    ) -> None:
+        """Write the filtered networks' predictions, from the beginning of a chunk."""
+        arrays = _arrays(predictions, labels[: predictions.num_images])
+        self.store.put(self._name("layer", layer, name, chunk.index), arrays, meta={})
+
+    def layer(self, layer: str, num_images: int) -> LayerResponse | None:
+        """Read one layer's response, if all of it is there."""
+        parts = []
+        for chunk in chunks(num_images):
+            pieces = [self.predictions(layer, name, chunk) for name in self.spec.filters]
+            complete = [piece for piece in pieces if piece is not None and piece.num_images == chunk.num_images]
+            if len(complete) < len(pieces):
+                return None
+            parts.append(Predictions.join(complete, axis=0))
+        facts = self.facts(layer)
+        return None if facts is None else LayerResponse(facts=facts, predictions=Predictions.join(parts))
+
+    def load(
+        self, num_images: int, *, attack: AttackSpec, layers: Sequence[str] | None = None
+    ) -> tuple[Responses, tuple[str, ...]] | None:
+        """Put a measurement together from its pieces.
+
+        Args:
+            num_images: the first n images.
+            attack: recorded in the result.
+            layers: which layers; all by default.
+
+        Returns:
+            The responses of the complete layers, and the names of the others; ``None`` if not even the unfiltered
+            network has been run on all the images.
+
+        Raises:
+            StoreError: a piece is broken, or of another schema.
+        """
+        header = self.header()
+        known = [self.unfiltered(chunk) for chunk in chunks(num_images)] if header else []
+        unfiltered = [piece for piece in known if piece is not None]
+        if header is None or len(unfiltered) < len(known):
+            return None
+        wanted = header.layers if layers is None else tuple(name for name in header.layers if name in set(layers))
+        found = {name: self.layer(name, num_images) for name in wanted}
+        responses = Responses(
+            spec=self.spec,
+            attack=attack,
+            rows=filter_rows(self.spec.filters, self.spec.num_draws),
+            labels=np.concatenate([labels for labels, _ in unfiltered]),
+            num_classes=header.num_classes,
+            unfiltered=Predictions.join([predictions for _, predictions in unfiltered]),
+            layers=tuple(response for response in found.values() if response is not None),
+            notes=header.notes,
+        )
+        return responses, tuple(name for name, response in found.items() if response is None)
+
+    def num_images(self) -> int:
+        """Count the images, from the first on, that the unfiltered network has been run on."""
+        total = 0
+        for piece in self._unfiltered_pieces():
+            total += len(piece["labels"])
+            if len(piece["labels"]) < IMAGES_PER_CHUNK:
+                break
+        return total
+
+    def _unfiltered_pieces(self) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+        index = 0
+        while (found := self.store.get(self._name("unfiltered", index))) is not None:
+            yield found.arrays
+            index += 1
+
+
+def _arrays(predictions: Predictions, labels: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+    """Predictions as arrays, with packed bits beside them for readers that only ask what is right."""
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "clean": predictions.clean,
+        "adversarial": predictions.adversarial,
+        "clean_right": np.packbits(predictions.clean == labels, axis=-1),
+        "adversarial_right": np.packbits(predictions.adversarial == labels, axis=-1),
+    }
+    if predictions.zero_gradient is not None:
+        arrays["zero_gradient"] = np.packbits(predictions.zero_gradient, axis=-1)
+    return arrays
+
+
+def _predictions(arrays: Mapping[str, npt.NDArray[Any]]) -> Predictions:
+    clean, adversarial = arrays["clean"], arrays["adversarial"]
+    if clean.shape != adversarial.shape:
+        raise StoreError(
+            f"a stored chunk has {clean.shape} clean and {adversarial.shape} adversarial predictions; use --refresh"
+        )
+    packed = arrays.get("zero_gradient")
+    return Predictions(
+        clean=clean,
+        adversarial=adversarial,
+        zero_gradient=None
+        if packed is None
+        else np.unpackbits(packed, axis=-1, count=clean.shape[-1]).astype(np.bool_),
+    )

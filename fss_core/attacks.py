@@ -1,0 +1,310 @@
+"""Pixels → adversarial pixels through torchattacks, and the choice of ε.
+
+Pixels live on [0, 1]; normalisation belongs to the model. The result does not depend on how images are batched: a
+random start is drawn image by image, from a generator seeded by the image itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+import torchattacks
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fss_core.models import seeded
+from fss_core.specs import AttackSpec, CalibrationError, EpsilonCalibration, NotFiniteError, choose
+
+IMAGES_PER_PASS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attacked:
+    """Adversarial images, and where the attack had nothing to go by.
+
+    Attributes:
+        pixels: float32 (N, C, H, W) on [0, 1].
+        zero_gradient: bool (N,), True where the loss has no gradient at the first step: there a gradient attack does
+            nothing. All False for attacks that use no gradient.
+    """
+
+    pixels: Tensor
+    zero_gradient: Tensor
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Put every module into eval mode for a block, and each back into its own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def check_images(pixels: Tensor, labels: Tensor) -> None:
+    """Refuse images that no network should see.
+
+    Args:
+        pixels: floating point (N, C, H, W), N ≥ 1.
+        labels: integers (N,).
+
+    Raises:
+        NotFiniteError: a pixel is NaN or infinite.
+        ValueError: shapes or types do not fit, or pixels lie outside [0, 1].
+    """
+    if pixels.ndim != 4 or not pixels.is_floating_point() or len(pixels) == 0:
+        raise ValueError(
+            f"pixels must be floating point (N, C, H, W) with N ≥ 1, got {pixels.dtype} {tuple(pixels.shape)}"
+        )
+    if labels.shape != pixels.shape[:1] or labels.is_floating_point():
+        raise ValueError(f"labels must be {len(pixels)} integers, got {labels.dtype} {tuple(labels.shape)}")
+    if not bool(torch.isfinite(pixels).all()):
+        raise NotFiniteError("pixels must be finite, got NaN or infinity; decode the images again")
+    low, high = (float(bound) for bound in torch.aminmax(pixels))
+    if low < 0 or high > 1:
+        raise ValueError(f"pixels must lie in [0, 1], got {low:g} to {high:g}; divide 8-bit images by 255")
+
+
+def check_labels(labels: Tensor, num_classes: int) -> None:
+    """Refuse labels that the network has no logit for.
+
+    Raises:
+        ValueError: a label is below 0 or not below ``num_classes``.
+    """
+    low, high = (int(bound) for bound in torch.aminmax(labels))
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"labels must lie in 0 … {num_classes - 1} (the network has {num_classes} logits), got {low} … {high}"
+        )
+
+
+@cache
+def known_attacks() -> dict[str, type[torchattacks.attack.Attack]]:
+    """List the L∞ attacks of torchattacks that take ε, by lower-case name."""
+    found = {}
+    for name, item in inspect.getmembers(torchattacks, inspect.isclass):
+        if "Linf" in (item.__doc__ or "") and "eps" in inspect.signature(item).parameters:
+            found[name.lower()] = item
+    return found
+
+
+class _StartPerImage(TorchFunctionMode):
+    """Draws an attack's uniform random start image by image, so that it does not depend on the batch."""
+
+    def __init__(self, pixels: Tensor, seed: int) -> None:
+        super().__init__()
+        self._generators = []
+        for image in pixels.detach().cpu():
+            identity = hashlib.sha256(
+                seed.to_bytes(8, "big", signed=True) + image.contiguous().numpy().tobytes()
+            ).digest()
+            self._generators.append(torch.Generator().manual_seed(int.from_bytes(identity[:8], "big") >> 1))
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.uniform_ and len(args[0]) == len(self._generators):
+            start, bounds = args[0], args[1:]
+            rows = [torch.empty(start.shape[1:]).uniform_(*bounds, generator=own) for own in self._generators]
+            return start.copy_(torch.stack(rows))
+        return func(*args, **(kwargs or {}))
+
+
+class _Watched(nn.Module):
+    """A model that notes, at its first differentiable call, which images have no gradient."""
+
+    def __init__(self, model: nn.Module, num_images: int) -> None:
+        super().__init__()
+        self.model = model
+        self.zero_gradient = torch.zeros(num_images, dtype=torch.bool)
+        self._waiting = True
+
+    def _note(self, gradient: Tensor) -> None:
+        if len(gradient) == len(self.zero_gradient):
+            self.zero_gradient = (gradient == 0).flatten(1).all(dim=1).cpu()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        if self._waiting and pixels.requires_grad:
+            self._waiting = False
+            pixels.register_hook(self._note)  # type: ignore[no-untyped-call]
+        return self.model(pixels)  # type: ignore[no-any-return]
+
+
+def _make_attack(watched: _Watched, spec: AttackSpec, num_classes: int) -> torchattacks.attack.Attack:
+    name = choose(spec.kind.lower(), known_attacks(), what="L∞ attack")
+    attack_class = known_attacks()[name]
+    settings = {
+        "eps": spec.epsilon,
+        "alpha": spec.resolved_step_size,
+        "steps": spec.steps,
+        "norm": "Linf",
+        "seed": spec.seed,
+        "n_classes": num_classes,
+        "verbose": False,
+    }
+    taken = inspect.signature(attack_class).parameters
+    return attack_class(watched, **{key: value for key, value in settings.items() if key in taken})
+
+
+def run_attack(model: nn.Module, pixels: Tensor, labels: Tensor, spec: AttackSpec) -> Attacked:
+    """Attack a model and report where it had no gradient.
+
+    Args:
+        model: pixels (N, C, H, W) on [0, 1] → logits; put into eval mode for the attack, and left as it was.
+        pixels: float32 (N, C, H, W) on [0, 1], on the model's device.
+        labels: int64 (N,), the true classes.
+        spec: which attack.
+
+    Returns:
+        The adversarial images, on the device of ``pixels``, within ε of them and on [0, 1].
+
+    Raises:
+        NotFiniteError: pixels are NaN or infinite.
+        UnknownNameError: torchattacks has no such L∞ attack.
+        ValueError: pixels outside [0, 1], or labels that the network has no logit for.
+
+    Source: METHOD, "Adversarial images"; torchattacks 3.3.0.
+    """
+    check_images(pixels, labels)
+    parts, gradients = [], []
+    with evaluating(model), seeded(spec.seed):
+        with torch.no_grad():
+            num_classes = model(pixels[:1]).shape[-1]
+        check_labels(labels, num_classes)
+        for start in range(0, len(pixels), IMAGES_PER_PASS):
+            part = pixels[start : start + IMAGES_PER_PASS]
+            watched = _Watched(model, len(part)).eval()
+            attack_now = _make_attack(watched, spec, num_classes)
+            with torch.enable_grad(), _StartPerImage(part, spec.seed):
+                parts.append(attack_now(part, labels[start : start + IMAGES_PER_PASS]).detach())
+            gradients.append(watched.zero_gradient)
+    return Attacked(pixels=torch.cat(parts), zero_gradient=torch.cat(gradients))
+
+
+def attack(
+    model: nn.Module,
+    pixels: Tensor,
+    labels: Tensor,
+    *,
+    epsilon: float,
+    kind: str = "fgsm",
+    steps: int = 10,
+    step_size: float | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """Make adversarial images for a model.
+
+    Args:
+        model: pixels (N, C, H, W) on [0, 1] → logits; left as it was.
+        pixels: float32 (N, C, H, W) on [0, 1].
+        labels: int64 (N,), the true classes.
+        epsilon: radius of the L∞ ball, in pixels: 8/255, or an :class:`EpsilonCalibration`.
+        kind: ``"fgsm"``, ``"pgd"``, or the name of another L∞ attack in torchattacks.
+        steps: of an iterative attack.
+        step_size: in pixels; ``None`` means 2.5 ε / ``steps``.
+        seed: of the random start.
+
+    Returns:
+        float32 like ``pixels``, within ε of them and on [0, 1].
+
+    Raises:
+        NotFiniteError: pixels are NaN or infinite.
+        UnknownNameError: there is no such attack.
+        ValueError: ε, pixels or labels are out of range.
+
+    Source: METHOD, "Adversarial images".
+    """
+    spec = AttackSpec(kind=kind, epsilon=float(epsilon), steps=steps, step_size=step_size, seed=seed)
+    return run_attack(model, pixels, labels, spec).pixels
+
+
+def count_right(model: nn.Module, pixels: Tensor, labels: Tensor) -> int:
+    """Count the images that a model gets right.
+
+    Args:
+        model: left as it was; run in eval mode.
+        pixels: float32 (N, C, H, W).
+        labels: int64 (N,).
+    """
+    with evaluating(model), torch.no_grad():
+        return sum(
+            int(
+                (
+                    model(pixels[start : start + IMAGES_PER_PASS]).argmax(1) == labels[start : start + IMAGES_PER_PASS]
+                ).sum()
+            )
+            for start in range(0, len(pixels), IMAGES_PER_PASS)
+        )
+
+
+def epsilon_grid() -> tuple[float, ...]:
+    """List the sizes that calibration tries: 2^(j/2)/4 of 1/255, up to 1.
+
+    >>> [round(epsilon * 255, 2) for epsilon in epsilon_grid()[:4]]
+    [0.25, 0.35, 0.5, 0.71]
+    """
+    sizes = (2 ** (j / 2) / 4 / 255 for j in range(64))
+    return tuple(size for size in sizes if size <= 1)
+
+
+def calibrate_epsilon(
+    model: nn.Module,
+    pixels: Tensor,
+    labels: Tensor,
+    *,
+    seed: int = 0,
+    on_step: Callable[[float, float], None] | None = None,
+) -> EpsilonCalibration:
+    """Choose ε: the smallest on the grid whose PGD accuracy is at most midway between clean accuracy and chance.
+
+    Args:
+        model: left as it was.
+        pixels: float32 (N, C, H, W) on [0, 1]: the calibration split.
+        labels: int64 (N,).
+        seed: of PGD's random start.
+        on_step: called with (ε, PGD accuracy) after each size tried.
+
+    Returns:
+        ε and the curve it was read from, up to the size chosen.
+
+    Raises:
+        CalibrationError: no size on the grid is enough.
+        NotFiniteError: pixels are NaN or infinite.
+        ValueError: pixels or labels are out of range.
+
+    Source: METHOD, "ε".
+    """
+    check_images(pixels, labels)
+    with evaluating(model), torch.no_grad():
+        chance = 1 / model(pixels[:1]).shape[-1]
+    clean = count_right(model, pixels, labels) / len(pixels)
+    target = (clean + chance) / 2
+    curve: list[float] = []
+    for epsilon in epsilon_grid():
+        adversarial = attack(model, pixels, labels, kind="pgd", epsilon=epsilon, seed=seed)
+        curve.append(count_right(model, adversarial, labels) / len(pixels))
+        if on_step is not None:
+            on_step(epsilon, curve[-1])
+        if curve[-1] <= target:
+            return EpsilonCalibration(
+                epsilon=epsilon,
+                clean_accuracy=clean,
+                target=target,
+                grid=epsilon_grid()[: len(curve)],
+                pgd_accuracy=tuple(curve),
+                num_images=len(pixels),
+            )
+    raise CalibrationError(
+        f"PGD never brings accuracy from {clean:.3f} to {target:.3f} (lowest {min(curve):.3f}, {len(pixels)} images); "
+        "give ε yourself, for example --epsilon 8/255"
+    )

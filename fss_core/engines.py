@@ -1,0 +1,400 @@
+"""Two ways to run a network with some weights replaced: plainly, and fast.
+
+Both answer one question, which classes a filtered network predicts, and must give the same answer. ``reference`` runs
+the whole network as it stands. ``fast`` splits the network's graph at the filtered layers and runs only what lies
+downstream:
+
+- what lies upstream is computed once per batch of images and shared by all filters of a layer;
+- batch normalisation is folded into the convolution before it (masks are made from the raw weights);
+- tensors are kept channels-last;
+- a convolution on a map of at most 2×2 pixels, of which most taps read padding only, becomes a matrix product.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.fx.passes.shape_prop
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from fss_core.models import FilterableModule, filterable_modules
+from fss_core.specs import Engine as EngineName
+
+LARGEST_DENSE_MAP = 4
+"""Pixels of the largest map on which a convolution is run as a matrix product."""
+
+
+class UntraceableNetworkWarning(UserWarning):
+    """The fast engine cannot follow a network; the reference engine measures it instead."""
+
+
+class Prepared(Protocol):
+    """A batch of images, ready to be run through networks that differ in the same few layers."""
+
+    def predict(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Return the class predicted for each image, int64 (N,), with these layers' weights replaced."""
+
+
+class Engine(Protocol):
+    """Runs one network with the weights of some layers replaced."""
+
+    num_classes: int
+
+    def prepare(self, pixels: Tensor, layers: Collection[str]) -> Prepared:
+        """Take a batch, float32 (N, C, H, W), and the layers that will be replaced."""
+
+    def replaced(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[nn.Module]:
+        """Lend the whole network, pixels → logits, with these layers' weights replaced (to attack it)."""
+
+
+def make_engine(name: EngineName, model: nn.Module, image_shape: tuple[int, ...], device: str = "cpu") -> Engine:
+    """Make an engine for a network; the network handed in is copied, never changed.
+
+    Args:
+        name: ``"fast"`` or ``"reference"``.
+        model: pixels (N, C, H, W) → logits.
+        image_shape: (C, H, W).
+        device: where to run.
+
+    Returns:
+        The engine asked for; ``reference``, with an :class:`UntraceableNetworkWarning`, where a network cannot be
+        traced.
+    """
+    model = copy.deepcopy(model).eval().requires_grad_(False).to(device)
+    sample = torch.linspace(0, 1, 2 * torch.Size(image_shape).numel(), device=device).reshape(2, *image_shape)
+    if name == "fast":
+        try:
+            return FastEngine(model, sample)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            warnings.warn(
+                f"the network cannot be traced ({reason}); the reference engine measures it, which is slower",
+                UntraceableNetworkWarning,
+                stacklevel=2,
+            )
+    return ReferenceEngine(model, sample)
+
+
+@contextmanager
+def _swapped(modules: Mapping[str, nn.Module], weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Lend modules other weights for a block."""
+    own = {name: _weight(modules[name]).data for name in weights}
+    try:
+        for name, weight in weights.items():
+            _weight(modules[name]).data = weight
+        yield
+    finally:
+        for name, weight in own.items():
+            _weight(modules[name]).data = weight
+
+
+def _weight(module: nn.Module) -> Tensor:
+    assert isinstance(module, FilterableModule)
+    return module.weight
+
+
+class ReferenceEngine:
+    """Runs plain full forward passes.
+
+    Args:
+        model: in eval mode; the engine's own.
+        sample: a few images, to learn the number of classes.
+    """
+
+    def __init__(self, model: nn.Module, sample: Tensor) -> None:
+        """Run the sample once."""
+        self._model = model
+        self._modules = filterable_modules(model)
+        with torch.no_grad():
+            self.num_classes = int(model(sample).shape[-1])
+
+    @contextmanager
+    def replaced(self, weights: Mapping[str, Tensor]) -> Iterator[nn.Module]:
+        """Lend the network with these layers' raw weights replaced."""
+        with _swapped(self._modules, {name: weight.to(_device(self._model)) for name, weight in weights.items()}):
+            yield self._model
+
+    def prepare(self, pixels: Tensor, layers: Collection[str]) -> Prepared:
+        """Keep the images; every prediction runs the whole network."""
+        return _PreparedWhole(self, pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class _PreparedWhole:
+    engine: ReferenceEngine
+    pixels: Tensor
+
+    def predict(self, weights: Mapping[str, Tensor]) -> Tensor:
+        with torch.no_grad(), self.engine.replaced(weights) as model:
+            return model(self.pixels).argmax(1)  # type: ignore[no-any-return]
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters(), torch.zeros(())).device
+
+
+# The fast engine ------------------------------------------------------------------------------------------
+
+
+class DenseConv(nn.Module):
+    """A convolution on one small map size, as one matrix product.
+
+    Args:
+        conv: an ungrouped convolution.
+        input_shape: (C, H, W) of its input.
+    """
+
+    matrix: Tensor
+
+    def __init__(self, conv: nn.Conv2d, input_shape: tuple[int, ...]) -> None:
+        """Read the matrix off the convolution's answers to the unit images."""
+        super().__init__()
+        size = torch.Size(input_shape).numel()
+        units = torch.eye(size, device=conv.weight.device).reshape(size, *input_shape)
+        answers = conv(units) - (0 if conv.bias is None else conv.bias.reshape(1, -1, 1, 1))
+        self.output_shape = tuple(answers.shape[1:])
+        positions = torch.Size(self.output_shape[1:]).numel()
+        self.register_buffer("matrix", answers.flatten(1).t().contiguous())
+        self.bias = None if conv.bias is None else conv.bias.detach().repeat_interleave(positions)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Convolve ``maps`` (N, C, H, W)."""
+        return F.linear(maps.flatten(1), self.matrix, self.bias).view(-1, *self.output_shape)
+
+
+_OUT_OF_PLACE = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+
+
+def _forbid_in_place(graph: fx.Graph) -> None:
+    """Make every operation return a new tensor, since what several filters share must not be overwritten.
+
+    Raises:
+        ValueError: an in-place operation has no counterpart.
+    """
+    for node in graph.nodes:
+        if node.kwargs.get("inplace"):
+            node.kwargs = {**node.kwargs, "inplace": False}
+        if node.op == "call_function":
+            node.target = _OUT_OF_PLACE.get(node.target, node.target)
+            name = getattr(node.target, "__name__", "")
+            if name.endswith("_") and not name.endswith("__"):
+                node.target = getattr(torch, name[:-1], None) or getattr(F, name[:-1])
+        elif node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__"):
+            if not hasattr(Tensor, node.target[:-1]):
+                raise ValueError(f"in-place operation {node.target} cannot be replaced")
+            node.target = node.target[:-1]
+
+
+class FastEngine:
+    """Runs only what lies downstream of the replaced layers, on a simplified graph.
+
+    Args:
+        model: in eval mode; the engine's own.
+        sample: at least two images of the size to be measured.
+
+    Raises:
+        Exception: the network cannot be traced, or the simplified graph does not give the same logits.
+    """
+
+    def __init__(self, model: nn.Module, sample: Tensor) -> None:
+        """Trace, simplify, and check the result against the plain network."""
+        for module in model.modules():
+            if getattr(module, "inplace", False):
+                module.inplace = False  # type: ignore[assignment]
+        with torch.no_grad():
+            expected: Tensor = model(sample)
+            self.num_classes = int(expected.shape[-1])
+            self._owner = {id(module.weight): name for name, module in filterable_modules(model).items()}
+            self._root = fx.symbolic_trace(model)
+            self._graph = self._root.graph
+            _forbid_in_place(self._graph)
+            self._modules: dict[str, nn.Module] = dict(self._root.named_modules(remove_duplicate=False))
+            self._scales: dict[str, Tensor] = {}
+            self._calls = self._find_calls()
+            self._fold_batch_norms()
+            for module in self._modules.values():
+                if isinstance(module, nn.Conv2d):
+                    module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+            self._dense = self._make_dense(sample)
+            self._plans: dict[frozenset[str], _Plan] = {}
+            got = self.prepare(sample, [])
+            difference = (got.logits({}) - expected).abs().max()
+            if not difference <= 1e-3 * expected.abs().max() + 1e-6:
+                raise ValueError(f"its traced graph gives other logits, by {float(difference):.2g}")
+
+    def _module(self, node: fx.Node) -> nn.Module:
+        return self._modules[str(node.target)]
+
+    def _find_calls(self) -> dict[str, list[fx.Node]]:
+        """Layer name → the nodes that use its weight (several when a module is shared or a weight is tied)."""
+        calls: dict[str, list[fx.Node]] = {name: [] for name in self._owner.values()}
+        for node in self._graph.nodes:
+            module = self._module(node) if node.op == "call_module" else None
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                calls[self._owner[id(module.weight)]].append(node)
+            elif node.op == "get_attr" and id(operator.attrgetter(node.target)(self._root)) in self._owner:
+                raise ValueError(f"{node.target} is used outside its module")
+        return calls
+
+    def _fold_batch_norms(self) -> None:
+        """Fold each batch normalisation that follows a convolution used once, and nothing else, into it."""
+        for name, nodes in self._calls.items():
+            conv = self._module(nodes[0]) if len(nodes) == 1 else None
+            following = list(nodes[0].users) if nodes else []
+            if not isinstance(conv, nn.Conv2d) or len(following) != 1 or following[0].op != "call_module":
+                continue
+            norm = self._module(following[0])
+            if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or norm.running_var is None:
+                continue
+            scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+            shift = -norm.running_mean.double() * scale
+            if norm.affine:
+                scale, shift = scale * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
+            if conv.bias is not None:
+                shift = shift + conv.bias.double() * scale
+            self._scales[name] = scale.float().reshape(-1, 1, 1, 1)
+            conv.weight.data = conv.weight.data * self._scales[name]
+            conv.bias = nn.Parameter(shift.float(), requires_grad=False)
+            following[0].replace_all_uses_with(nodes[0])
+            self._graph.erase_node(following[0])
+
+    def _make_dense(self, sample: Tensor) -> dict[fx.Node, str]:
+        """Give each convolution on a small map a matrix beside it; return node → name of that module."""
+        fx.passes.shape_prop.ShapeProp(self._root).propagate(sample)
+        dense: dict[fx.Node, str] = {}
+        for nodes in self._calls.values():
+            for node in nodes:
+                conv, (source, *_) = self._module(node), node.all_input_nodes
+                if not isinstance(conv, nn.Conv2d) or conv.groups > 1 or conv.padding_mode != "zeros":
+                    continue
+                shape = tuple(source.meta["tensor_meta"].shape[1:])
+                if torch.Size(shape[1:]).numel() <= LARGEST_DENSE_MAP:
+                    dense[node] = f"dense_{len(dense)}"
+                    self._root.add_module(dense[node], DenseConv(conv, shape))
+        return dense
+
+    def _plan(self, layers: Collection[str]) -> _Plan:
+        key = frozenset(layers)
+        if key not in self._plans:
+            self._plans[key] = _Plan.split(
+                self._root, self._dense, [node for name in key for node in self._calls[name]]
+            )
+        return self._plans[key]
+
+    def scaled(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Turn raw weights, by layer, into the folded ones the graph uses, by module."""
+        device = _device(self._root)
+        result = {}
+        for name, weight in weights.items():
+            own = weight.to(device)
+            if name in self._scales:
+                own = own * self._scales[name]
+            if own.ndim == 4:
+                own = own.contiguous(memory_format=torch.channels_last)
+            result.update({str(node.target): own for node in self._calls[name]})
+        return result
+
+    def prepare(self, pixels: Tensor, layers: Collection[str]) -> _PreparedDownstream:
+        """Run a batch up to the layers that will be replaced."""
+        plan = self._plan(layers)
+        with torch.no_grad():
+            cut = plan.upstream(pixels.contiguous(memory_format=torch.channels_last))
+        return _PreparedDownstream(self, plan, cut)
+
+    @contextmanager
+    def replaced(self, weights: Mapping[str, Tensor]) -> Iterator[nn.Module]:
+        """Lend the simplified network with these layers' raw weights replaced."""
+        with self.swapped(weights):
+            yield self._plan(weights).whole
+
+    def swapped(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        """Lend the graph's modules other raw weights for a block."""
+        return _swapped(self._modules, self.scaled(weights))
+
+
+@dataclass(frozen=True, slots=True)
+class _PreparedDownstream:
+    engine: FastEngine
+    plan: _Plan
+    cut: tuple[Any, ...]
+
+    def logits(self, weights: Mapping[str, Tensor]) -> Tensor:
+        with torch.no_grad(), self.engine.swapped(weights):
+            return self.plan.downstream(*self.cut)  # type: ignore[no-any-return]
+
+    def predict(self, weights: Mapping[str, Tensor]) -> Tensor:
+        return self.logits(weights).argmax(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A graph cut in two: what some nodes depend on not at all, and what they do.
+
+    Attributes:
+        upstream: pixels → the values that cross the cut, in order.
+        downstream: those values → logits.
+        whole: pixels → logits.
+    """
+
+    upstream: nn.Module
+    downstream: nn.Module
+    whole: nn.Module
+
+    @classmethod
+    def split(cls, root: fx.GraphModule, dense: Mapping[fx.Node, str], replaced: Collection[fx.Node]) -> _Plan:
+        """Cut a graph at the nodes whose weights will be replaced; with none, at the logits."""
+        (pixels,) = (node for node in root.graph.nodes if node.op == "placeholder")
+        (output,) = (node for node in root.graph.nodes if node.op == "output")
+        after: set[fx.Node] = set()
+        for node in root.graph.nodes:
+            if node in replaced or any(source in after for source in node.all_input_nodes):
+                after.add(node)
+        after.discard(output)
+        every = [node for node in root.graph.nodes if node not in (pixels, output)]
+        before = [node for node in every if node not in after]
+        behind = [node for node in every if node in after]
+        logits = output.args[0]
+        needed = {source for node in behind for source in node.all_input_nodes} | ({logits} - after)
+        cut = [node for node in (pixels, *before) if node in needed]
+        build = _Builder(root, dense, set(replaced))
+        return cls(
+            upstream=build([pixels], before, tuple(cut)),
+            downstream=build(cut, behind, logits),
+            whole=build([pixels], every, logits),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Builder:
+    root: fx.GraphModule
+    dense: Mapping[fx.Node, str]
+    plain: set[fx.Node]
+
+    def __call__(self, inputs: list[fx.Node], nodes: list[fx.Node], result: fx.node.Argument) -> nn.Module:
+        needed: set[fx.Node] = set()
+        fx.node.map_arg(result, needed.add)
+        for node in reversed(nodes):
+            if node in needed:
+                needed.update(node.all_input_nodes)
+        graph = fx.Graph()
+        copies = {node: graph.placeholder(f"given_{index}") for index, node in enumerate(inputs)}
+        for node in nodes:
+            if node in needed:
+                copies[node] = graph.node_copy(node, copies.__getitem__)
+                if node in self.dense and node not in self.plain:
+                    copies[node].target = self.dense[node]
+        graph.output(fx.node.map_arg(result, copies.__getitem__))
+        return fx.GraphModule(self.root, graph)

@@ -1,0 +1,169 @@
+"""Intervals for scores: smooth functions of per-image means, with few images or many contributing.
+
+A score is made of two values per image, q (the mean, over thresholds, of whether the filtered networks got it right)
+and z (whether the unfiltered network did). Where many images contribute, its interval comes from the linearised
+score. Where fewer than :data:`FEWEST_CONTRIBUTING` do, the normal approximation fails (with none it has zero width),
+and the interval comes from a bet: a score s is kept as long as no gambler grows rich on the mean of a bounded
+quantity being zero, as it must be if s were true.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+Values = npt.NDArray[np.float64]
+
+FEWEST_CONTRIBUTING = 10
+"""Images that must contribute before the linearised interval is used."""
+
+_STAKES = np.array([1.0, 0.8, 0.6, 0.4, 0.2, 0.1])
+"""Shares of the largest stake that can never ruin the gambler; the capital is split evenly between them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimand:
+    """Which function of the means of q and z a score is.
+
+    Attributes:
+        chance: c, subtracted from both means in a ratio.
+        reference: B, the integral of the reference curve.
+        ratio: True for (mean q − c) / (mean z − c) − B, False for mean q − B · mean z.
+    """
+
+    chance: float
+    reference: float
+    ratio: bool = True
+
+    def estimate(self, q: Values, z: Values) -> float:
+        """Compute the score from per-image values (N,)."""
+        if self.ratio:
+            return float((q.mean() - self.chance) / (z.mean() - self.chance) - self.reference)
+        return float(q.mean() - self.reference * z.mean())
+
+    def influence(self, q: Values, z: Values) -> Values:
+        """Compute each image's share in the score's error, (N,), of mean zero (the delta method)."""
+        if self.ratio:
+            slope = (q.mean() - self.chance) / (z.mean() - self.chance)
+            return np.asarray(((q - q.mean()) - slope * (z - z.mean())) / (z.mean() - self.chance))
+        return np.asarray((q - q.mean()) - self.reference * (z - z.mean()))
+
+    def pivot(self, score: float, q: Values, z: Values) -> Values:
+        """Compute values (N,) whose expectation is zero, and falls with ``score``, when ``score`` is the true one."""
+        if self.ratio:
+            return np.asarray((q - self.chance) - (score + self.reference) * (z - self.chance))
+        return np.asarray(q - self.reference * z - score)
+
+    def pivot_bounds(self, score: float) -> tuple[float, float]:
+        """Compute the smallest and the largest value that :meth:`pivot` can take, for q in [0, 1] and z in {0, 1}."""
+        corners = self.pivot(score, np.array([0.0, 1.0, 0.0, 1.0]), np.array([0.0, 0.0, 1.0, 1.0]))
+        return float(corners.min()), float(corners.max())
+
+
+def wilson_interval(num_right: int, num_images: int, level: float = 0.95) -> tuple[float, float]:
+    """Compute Wilson's interval for an accuracy.
+
+    Args:
+        num_right: images that are right.
+        num_images: images in all, at least 1.
+        level: of the two-sided interval.
+
+    Returns:
+        Its ends, as fractions.
+
+    Source: Wilson 1927.
+
+    >>> [round(end, 4) for end in wilson_interval(50, 100)]
+    [0.4038, 0.5962]
+    """
+    squared = float(special.ndtri((1 + level) / 2)) ** 2
+    share = num_right / num_images
+    centre = share + squared / (2 * num_images)
+    half = math.sqrt(squared * (share * (1 - share) + squared / (4 * num_images)) / num_images)
+    scale = 1 + squared / num_images
+    return (centre - half) / scale, (centre + half) / scale
+
+
+def standard_error(influence: Values) -> float:
+    """Compute the standard error of a score from its influence values (N,); infinite for a single image."""
+    num_images = len(influence)
+    if num_images < 2:
+        return float("inf")
+    return float(np.sqrt(np.sum(influence**2) / (num_images * (num_images - 1))))
+
+
+def linear_interval(score: float, influence: Values, level: float) -> tuple[float, float]:
+    """Compute the interval of the linearised score, by Student's t."""
+    half = float(special.stdtrit(max(len(influence) - 1, 1), (1 + level) / 2)) * standard_error(influence)
+    return score - half, score + half
+
+
+def num_contributing(q: Values, z: Values, changed: npt.NDArray[np.bool_]) -> int:
+    """Count the images that tell anything about a score.
+
+    Args:
+        q: float64 (…, N).
+        z: float64 (…, N).
+        changed: bool (N,), whether any filtered network answers otherwise than the unfiltered one.
+
+    Returns:
+        The images that changed, or, if that is fewer, those that differ from the commonest (q, z).
+    """
+    _, counts = np.unique(np.round(np.vstack([q, z]), 9), axis=1, return_counts=True)
+    return min(int(changed.sum()), len(changed) - int(counts.max()))
+
+
+def betting_interval(estimand: Estimand, q: Values, z: Values, level: float) -> tuple[float, float]:
+    """Compute an interval that holds for any number of images and any distribution of (q, z).
+
+    For each score s the gambler bets, image by image, on the mean of the pivot being above (below) zero; were s the
+    true score, the capital would grow to 2 / (1 − level) with probability (1 − level) / 2 at most (Markov), so scores
+    at which it does are excluded. The stakes are fixed and mixed, so the order of the images does not matter.
+
+    Args:
+        estimand: which score.
+        q: float64 (N,) in [0, 1].
+        z: float64 (N,), 0 or 1.
+        level: of the two-sided interval.
+
+    Returns:
+        Its ends. It is never of zero width.
+
+    Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", 2024, with a pivot
+    for a ratio of means (this project).
+    """
+    values, counts = np.unique(np.stack([q, z]), axis=1, return_counts=True)
+    needed = np.log(2 / (1 - level))
+
+    def excluded(score: float, side: int) -> bool:
+        low, high = estimand.pivot_bounds(score)
+        largest = high if side < 0 else -low
+        if largest <= 0:
+            return True
+        gains = 1 + side * _STAKES[:, None] / largest * estimand.pivot(score, values[0], values[1])
+        with np.errstate(divide="ignore"):
+            capital = (counts * np.log(np.maximum(gains, 0))).sum(axis=1)
+        return bool(np.logaddexp.reduce(capital) - np.log(len(_STAKES)) >= needed)
+
+    centre = estimand.estimate(q, z)
+    return _edge(lambda s: excluded(s, 1), centre, -1), _edge(lambda s: excluded(s, -1), centre, 1)
+
+
+def _edge(excluded: Callable[[float], bool], centre: float, direction: int) -> float:
+    """Find where scores begin to be excluded, going away from the estimate."""
+    kept, step = centre, 0.01
+    while not excluded(centre + direction * step):
+        kept = centre + direction * step
+        step *= 2
+        if step > 1e3:
+            return kept
+    outside = centre + direction * step
+    for _ in range(40):
+        middle = (kept + outside) / 2
+        kept, outside = (kept, middle) if excluded(middle) else (middle, outside)
+    return outside

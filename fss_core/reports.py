@@ -1,0 +1,180 @@
+"""Results as plain text and as JSON, for the command line."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from fss_core.flow import Measured
+from fss_core.intervals import wilson_interval
+from fss_core.scores import KINDS, MEAN_FILTER, Score, Scores
+from fss_core.specs import GLOBAL_LAYER, NETWORKS
+
+_LETTERS = {"fragile": "F", "robust": "R", "antifragile": "A"}
+_REFERENCE = {
+    "unfiltered": (
+        "Reference: the unfiltered network. Robust means that the layer can be filtered without loss "
+        "(it is dispensable), fragile that performance falls, antifragile that it rises."
+    ),
+    "retained": (
+        "Reference: the fraction of weights kept. Robust means that performance falls as fast as the "
+        "weights do, fragile faster, antifragile slower."
+    ),
+}
+_UNIT = {
+    "chance": "accuracy above chance, relative to the unfiltered network's",
+    "p0": "accuracy relative to the unfiltered network's",
+    "none": "accuracy points (fractions)",
+}
+
+
+def columns(rows: Sequence[Sequence[str]], *, indent: str = "") -> list[str]:
+    """Align cells under each other; the first row is the heading.
+
+    >>> columns([["layer", "n"], ["fc", "10"]])
+    ['layer  n', 'fc     10']
+    """
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    return [
+        indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def letter(score: Score) -> str:
+    """Write a call as one letter: capital when decided, lower case when leaning, a dot when not measurable."""
+    if score.call is None:
+        return "·"
+    return _LETTERS[score.call] if score.certainty == "decided" else _LETTERS[score.call].lower()
+
+
+def _cell(score: Score) -> str:
+    if score.score is None:
+        return "· not measurable"
+    mark = "*" if score.beyond_chance else ""
+    return f"{letter(score)}{mark} {score.score:+.3f} [{score.low:+.3f}, {score.high:+.3f}]"
+
+
+def _accuracy(num_right: int, num_images: int) -> str:
+    low, high = wilson_interval(num_right, num_images)
+    return f"{num_right / num_images:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def heading(measured: Measured, scores: Scores) -> list[str]:
+    """Say what was measured, on what, and how: the lines above every table of scores."""
+    spec, responses = measured.spec, measured.responses
+    attack = responses.attack
+    assert attack is not None
+    origin = "imported weights" if measured.checkpoint.origin == "imported" else f"initialisation {spec.training.seed}"
+    clean, adversarial = (
+        int((predicted == responses.labels).sum())
+        for predicted in (responses.unfiltered.clean, responses.unfiltered.adversarial)
+    )
+    chosen = "as given"
+    if measured.calibration is not None:
+        chosen = f"calibrated with PGD on {measured.calibration.num_images} images"
+    name = NETWORKS.get(spec.training.network, spec.training.network)
+    facts = [layer.facts for layer in responses.layers if layer.facts.name != GLOBAL_LAYER]
+    num_weights, num_live = (sum(getattr(own, part) for own in facts) for part in ("num_weights", "num_live"))
+    lines = [
+        f"{name} on {measured.card.title}, epoch {spec.epoch}, {origin}; {spec.response.scope} filtering, "
+        f"{spec.response.num_thresholds} thresholds, {spec.response.engine} engine",
+        f"Attack: {attack.kind.upper()}, {attack.mode}, ε = {attack.epsilon * 255:.3g}/255 ({chosen})",
+        f"Unfiltered accuracy on n = {responses.num_images} probe images, with 95 % interval: clean "
+        f"{_accuracy(clean, responses.num_images)}, adversarial {_accuracy(adversarial, responses.num_images)}; "
+        f"chance {1 / responses.num_classes:.3f}",
+    ]
+    if num_weights:
+        lines.append(
+            f"Dead weights (they multiply padding only): {1 - num_live / num_weights:.1%} of {num_weights:,} "
+            f"in {len(facts)} layers"
+        )
+    lines += [f"Caution: {caution}." for caution in scores.cautions]
+    if measured.missing:
+        total = len(measured.missing) + len(responses.layers)
+        lines.append(
+            f"Incomplete: {len(responses.layers)} of {total} layers are measured; `fss score` goes on with the rest."
+        )
+    return lines
+
+
+def score_table(measured: Measured, scores: Scores, filters: Iterable[str]) -> list[str]:
+    """Tabulate scores, one line per layer and filter: clean, adversarial, difference, with intervals and calls."""
+    by_cell = {(row.layer, row.filter, row.kind): row for row in scores.rows}
+    lines: list[str] = []
+    for name in filters:
+        rows = [["layer", "kind", "live", *KINDS]]
+        for layer in measured.responses.layers:
+            facts = layer.facts
+            cells = [_cell(by_cell[facts.name, name, kind]) for kind in KINDS]
+            rows.append([facts.name, facts.kind, f"{facts.num_live / facts.num_weights:.0%}", *cells])
+        title = "mean of high-pass, low-pass and pulse" if name == MEAN_FILTER else name.replace("_", "-")
+        chosen = [row for row in scores.rows if row.filter == name]
+        lines += ["", f"Filtering scores, {title}", *columns(rows), *_counts(chosen), *_reasons(chosen)]
+    return lines
+
+
+def _counts(rows: list[Score]) -> list[str]:
+    table = [["", "fragile", "robust", "antifragile", "not measurable"]]
+    for kind in KINDS:
+        count = Counter((row.call, row.certainty) for row in rows if row.kind == kind)
+        cells = [f"{count[call, 'decided']} decided, {count[call, 'leaning']} leaning" for call in _LETTERS]  # type: ignore[index]
+        table.append([kind, *cells, str(count[None, "not measurable"])])
+    return ["", *columns(table)]
+
+
+def _reasons(rows: list[Score]) -> list[str]:
+    count = Counter(row.reason for row in rows if row.reason)
+    return [f"Not measurable ({number} scores): {reason}." for reason, number in count.most_common(5)]
+
+
+def legend(scores: Scores) -> list[str]:
+    """Say what the letters, the numbers and the intervals mean: the lines below every table of scores."""
+    spec = scores.spec
+    together = "all together (Bonferroni)" if scores.level_per_score != spec.level else "each score by itself"
+    text = (
+        f"F fragile, R robust, A antifragile: decided, the whole interval lies beyond or within ±{spec.tolerance:g}; "
+        f"f, r, a: leaning, it does not. * beyond chance: above the random control. Score: integral over the "
+        f"threshold of {_UNIT[spec.normalise]}, minus the reference ({spec.integration}). Interval: {spec.level:.0%} over images, "
+        f"{together}; this initialisation only."
+    )
+    return ["", *textwrap.wrap(_REFERENCE[spec.reference], 120), *textwrap.wrap(text, 120)]
+
+
+def measured_json(measured: Measured, scores: Scores) -> dict[str, Any]:
+    """Put a measurement and its scores into plain JSON types."""
+    responses = measured.responses
+    return {
+        "measurement": asdict(measured.spec),
+        "key": measured.key,
+        "attack": asdict(responses.attack) if responses.attack is not None else None,
+        "calibration": asdict(measured.calibration) if measured.calibration is not None else None,
+        "checkpoint": {
+            "sha256": measured.checkpoint.sha256,
+            "origin": measured.checkpoint.origin,
+            "epoch": measured.checkpoint.epoch,
+        },
+        "dataset": {
+            "name": measured.card.name,
+            "title": measured.card.title,
+            "fingerprints": dict(measured.card.fingerprints),
+        },
+        "num_images": responses.num_images,
+        "cautions": list(scores.cautions),
+        "missing_layers": list(measured.missing),
+        "layers": [
+            {
+                "layer": layer.facts.name,
+                "kind": layer.facts.kind,
+                "relative_depth": layer.facts.relative_depth,
+                "num_weights": layer.facts.num_weights,
+                "num_live": layer.facts.num_live,
+            }
+            for layer in responses.layers
+        ],
+        "score": asdict(scores.spec),
+        "level_per_score": scores.level_per_score,
+        "scores": [asdict(row) for row in scores.rows],
+    }

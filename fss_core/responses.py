@@ -1,0 +1,583 @@
+"""The measuring engine: which classes every filtered network predicts, on clean and on adversarial images.
+
+:class:`Measurer` measures one layer on one batch of images, which is the unit of parallel, stored and resumable work.
+:func:`measure_responses` runs it over layers and batches for images held in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fss_core.specs import (
+    GLOBAL_LAYER,
+    IMAGES_PER_CHUNK,
+    SYNAPTIC_FILTERS,
+    AttackSpec,
+    Engine,
+    Filter,
+    FilterRow,
+    ResponseSpec,
+    Scope,
+    filter_rows,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor, nn
+
+    from fss_core.filters import LayerFilters, Signature
+
+Classes = npt.NDArray[np.unsignedinteger[Any]]
+"""Predicted classes; one byte each up to 256 classes, else two."""
+
+
+# Results --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Predictions:
+    """What networks predict for the same images, clean and adversarial.
+
+    Attributes:
+        clean: predicted classes, (…, N).
+        adversarial: predicted classes of the adversarial version of each image, (…, N).
+        zero_gradient: bool (…, N), True where the attack found no gradient; ``None`` where nothing was attacked anew.
+    """
+
+    clean: Classes
+    adversarial: Classes
+    zero_gradient: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def num_images(self) -> int:
+        """N, the number of images."""
+        return int(self.clean.shape[-1])
+
+    def images(self, start: int, stop: int) -> Predictions:
+        """Keep some images, counted as a slice counts."""
+        return self._select((..., slice(start, stop)))
+
+    def rows(self, start: int, stop: int) -> Predictions:
+        """Keep some rows, along the first axis."""
+        return self._select((slice(start, stop),))
+
+    def _select(self, where: tuple[Any, ...]) -> Predictions:
+        return Predictions(
+            clean=self.clean[where],
+            adversarial=self.adversarial[where],
+            zero_gradient=None if self.zero_gradient is None else self.zero_gradient[where],
+        )
+
+    @staticmethod
+    def stack(parts: Sequence[Predictions], shape: tuple[int, ...]) -> Predictions:
+        """Put predictions of the same images under each other, as an array of the given shape × N."""
+        gradients = [part.zero_gradient for part in parts if part.zero_gradient is not None]
+        whole = (*shape, -1)
+        return Predictions(
+            clean=np.stack([part.clean for part in parts]).reshape(whole),
+            adversarial=np.stack([part.adversarial for part in parts]).reshape(whole),
+            zero_gradient=np.stack(gradients).reshape(whole) if len(gradients) == len(parts) else None,
+        )
+
+    @staticmethod
+    def join(parts: Sequence[Predictions], *, axis: int = -1) -> Predictions:
+        """Put predictions side by side: along the images (the last axis), or along another."""
+        gradients = [part.zero_gradient for part in parts if part.zero_gradient is not None]
+        return Predictions(
+            clean=np.concatenate([part.clean for part in parts], axis=axis),
+            adversarial=np.concatenate([part.adversarial for part in parts], axis=axis),
+            zero_gradient=np.concatenate(gradients, axis=axis) if gradients else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LayerFacts:
+    """What filtering does to a layer's weights; the same for all images.
+
+    Attributes:
+        name: dotted module name, or ``specs.GLOBAL_LAYER``.
+        kind: as in ``models.Layer``; ``"all"`` for the whole network.
+        relative_depth: 0 at the input, 1 at the output; 0 for the whole network.
+        num_weights: weights in all.
+        num_live: weights that can change the output, by geometry.
+        thresholds: float64 (A,) in the units of the weights; empty for the whole network, whose layers have each
+            their own.
+        num_kept: int64 (R, A), weights that each filter keeps.
+        num_live_kept: int64 (R, A), likewise counting live, non-zero weights only.
+        changes: bool (R, A), whether the filter removes any live, non-zero weight.
+        histogram: int64 (200,), number of weights per bin; empty for the whole network.
+        histogram_edges: float64 (201,); empty for the whole network.
+    """
+
+    name: str
+    kind: str
+    relative_depth: float
+    num_weights: int
+    num_live: int
+    thresholds: npt.NDArray[np.float64]
+    num_kept: npt.NDArray[np.int64]
+    num_live_kept: npt.NDArray[np.int64]
+    changes: npt.NDArray[np.bool_]
+    histogram: npt.NDArray[np.int64]
+    histogram_edges: npt.NDArray[np.float64]
+
+    @property
+    def kept_fraction(self) -> npt.NDArray[np.float64]:
+        """Fraction of the weights that each filter keeps, (R, A)."""
+        return self.num_kept / self.num_weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LayerResponse:
+    """The response of one layer: R rows (filters and draws) × A thresholds × N images.
+
+    Attributes:
+        facts: what filtering does to the weights.
+        predictions: predicted classes (R, A, N).
+    """
+
+    facts: LayerFacts
+    predictions: Predictions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Responses:
+    """Responses of some layers of one network, with everything that scores are computed from.
+
+    Attributes:
+        spec: what was asked for.
+        attack: how adversarial images were made; ``None`` when the caller brought them.
+        rows: the R rows of every layer, in order.
+        labels: int64 (N,), the true classes.
+        num_classes: logits of the network.
+        unfiltered: predictions (N,) of the unfiltered network, on the same images.
+        layers: in network order.
+        notes: what was not as asked for, in words.
+    """
+
+    spec: ResponseSpec
+    attack: AttackSpec | None
+    rows: tuple[FilterRow, ...]
+    labels: npt.NDArray[np.int64]
+    num_classes: int
+    unfiltered: Predictions
+    layers: tuple[LayerResponse, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_images(self) -> int:
+        """N, the number of images."""
+        return len(self.labels)
+
+    @property
+    def positions(self) -> npt.NDArray[np.float64]:
+        """t, the position of each threshold on [0, 1], (A,)."""
+        return np.linspace(0, 1, self.spec.num_thresholds)
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Say what a reader must know first: few classes predicted, accuracy near chance, and notes."""
+        found = list(self.notes)
+        predicted, present = (len(np.unique(classes)) for classes in (self.unfiltered.clean, self.labels))
+        if predicted * 2 <= present:
+            found.append(f"the unfiltered network predicts {predicted} of {present} classes")
+        accuracy = float(np.mean(self.unfiltered.clean == self.labels))
+        if accuracy < 2 / self.num_classes:
+            found.append(f"clean accuracy {accuracy:.3f} is near chance ({1 / self.num_classes:.3f})")
+        return tuple(found)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Tabulate accuracies, one line per layer, filter and threshold; the control's draws are averaged.
+
+        Returns:
+            Columns ``layer``, ``filter``, ``threshold_index``, ``threshold`` (units of the weights; missing for the
+            whole network), ``position`` (on [0, 1]), ``kept_fraction``, ``clean_accuracy``, ``adversarial_accuracy``
+            (fractions), ``num_images``, and ``zero_gradient_share`` where every filtered network was attacked anew.
+        """
+        import pandas as pd
+
+        frames = []
+        num_thresholds = self.spec.num_thresholds
+        for layer in self.layers:
+            facts = layer.facts
+            columns: dict[str, Any] = {
+                "threshold": facts.thresholds if facts.thresholds.size else np.full(num_thresholds, np.nan),
+                "position": self.positions,
+            }
+            for name in dict.fromkeys(row.filter for row in self.rows):
+                chosen = [index for index, row in enumerate(self.rows) if row.filter == name]
+                columns |= {
+                    "kept_fraction": facts.kept_fraction[chosen].mean(axis=0),
+                    "clean_accuracy": (layer.predictions.clean[chosen] == self.labels).mean(axis=(0, 2)),
+                    "adversarial_accuracy": (layer.predictions.adversarial[chosen] == self.labels).mean(axis=(0, 2)),
+                    "num_images": self.num_images,
+                }
+                if layer.predictions.zero_gradient is not None:
+                    columns["zero_gradient_share"] = layer.predictions.zero_gradient[chosen].mean(axis=(0, 2))
+                frame = pd.DataFrame(columns)
+                frame.insert(0, "layer", facts.name)
+                frame.insert(1, "filter", name)
+                frame.insert(2, "threshold_index", np.arange(num_thresholds))
+                frames.append(frame)
+        return pd.concat(frames, ignore_index=True)
+
+
+# Measuring ------------------------------------------------------------------------------------------------
+
+
+class _FilterGroup:
+    """Layers that are filtered together: one for a local response, all for the global one.
+
+    Args:
+        filters: the filters of each layer, in network order.
+        name: of the group.
+        kind: of the group.
+        relative_depth: of the group.
+        num_live: weights that are live by geometry.
+    """
+
+    def __init__(
+        self, filters: Mapping[str, LayerFilters], *, name: str, kind: str, relative_depth: float, num_live: int
+    ) -> None:
+        self.filters = filters
+        self._about = {"name": name, "kind": kind, "relative_depth": relative_depth, "num_live": num_live}
+
+    def signature(self, row: FilterRow, k: int) -> tuple[Signature, ...]:
+        return tuple(own.signature(own.removal(row, k)) for own in self.filters.values())
+
+    def weights(self, row: FilterRow, k: int) -> dict[str, Tensor]:
+        return {name: own.apply(own.removal(row, k)) for name, own in self.filters.items()}
+
+    def facts(self, rows: Iterable[FilterRow], num_thresholds: int) -> LayerFacts:
+        from fss_core.filters import UNFILTERED
+
+        own = list(self.filters.values())
+        cells = [[[f.removal(row, k) for f in own] for k in range(num_thresholds)] for row in rows]
+        kept = np.array(
+            [[np.sum([f.num_kept(r) for f, r in zip(own, c, strict=True)], axis=0) for c in b] for b in cells]
+        )
+        single = own[0] if len(own) == 1 else None
+        return LayerFacts(
+            **self._about,  # type: ignore[arg-type]
+            num_weights=sum(f.num_weights for f in own),
+            thresholds=single.thresholds if single else np.empty(0),
+            num_kept=kept[..., 0].astype(np.int64),
+            num_live_kept=kept[..., 1].astype(np.int64),
+            changes=np.array(
+                [[any(f.signature(r) != UNFILTERED for f, r in zip(own, c, strict=True)) for c in b] for b in cells]
+            ),
+            histogram=single.histogram if single else np.empty(0, dtype=np.int64),
+            histogram_edges=single.histogram_edges if single else np.empty(0),
+        )
+
+
+class Measurer:
+    """Measures layers of one network, a batch of images at a time.
+
+    Args:
+        model: pixels (N, C, H, W) on [0, 1] → logits; copied, never changed.
+        image_shape: (C, H, W).
+        spec: filters, thresholds, scope, engine, seed.
+        layers: which layers, by name; ``None`` means all.
+        device: where to run.
+
+    Raises:
+        NotFiniteError: a layer's weights are NaN or infinite.
+        UnknownLayerError: the network has no such filterable layer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        image_shape: tuple[int, ...],
+        spec: ResponseSpec,
+        *,
+        layers: Sequence[str] | None = None,
+        device: str = "cpu",
+    ) -> None:
+        """Describe the layers and prepare the engine."""
+        from fss_core.engines import ReferenceEngine, make_engine
+        from fss_core.models import describe_layers, select_layers
+
+        self.spec = spec
+        self.device = device
+        self._geometry = describe_layers(model, image_shape)
+        chosen = select_layers(list(self._geometry), None if layers is None else list(layers))
+        self._geometry = {name: self._geometry[name] for name in chosen}
+        self.rows = filter_rows(spec.filters, spec.num_draws)
+        self._engine = make_engine(spec.engine, model, image_shape, device)
+        fell_back = spec.engine == "fast" and isinstance(self._engine, ReferenceEngine)
+        self.notes = ("measured by the reference engine: the network cannot be traced",) if fell_back else ()
+        self.num_classes = self._engine.num_classes
+        self._dtype = np.uint8 if self.num_classes <= 256 else np.uint16
+        self._group = lru_cache(maxsize=1)(self._make_group)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """What can be measured: the layers' names, or the one name of the whole network."""
+        return tuple(self._geometry) if self.spec.scope == "local" else (GLOBAL_LAYER,)
+
+    def _make_group(self, name: str) -> _FilterGroup:
+        from fss_core.filters import LayerFilters
+
+        members = list(self._geometry.values()) if name == GLOBAL_LAYER else [self._geometry[name]]
+        filters = {
+            own.layer.name: LayerFilters(
+                own.weight, own.live, num_thresholds=self.spec.num_thresholds, name=own.layer.name, seed=self.spec.seed
+            )
+            for own in members
+        }
+        return _FilterGroup(
+            filters,
+            name=name,
+            kind="all" if name == GLOBAL_LAYER else members[0].layer.kind,
+            relative_depth=0.0 if name == GLOBAL_LAYER else members[0].layer.relative_depth,
+            num_live=sum(own.layer.num_live for own in members),
+        )
+
+    def facts(self, name: str, rows: Sequence[FilterRow] | None = None) -> LayerFacts:
+        """Say what filtering does to a layer's weights, for all rows or some."""
+        return self._group(name).facts(self.rows if rows is None else rows, self.spec.num_thresholds)
+
+    def costs(self) -> dict[str, float]:
+        """Estimate what one filtered network costs per image, by layer, relative to a whole forward pass.
+
+        Half counts the products downstream of the layer, half the layers there, since small layers cost time too.
+        """
+        if self.spec.scope == "global":
+            return {GLOBAL_LAYER: 1.0}
+        products = np.array([float(own.layer.num_products) for own in self._geometry.values()])
+        downstream = products[::-1].cumsum()[::-1] / max(products.sum(), 1.0)
+        layers = np.arange(len(products), 0, -1) / len(products)
+        return dict(zip(self._geometry, ((downstream + layers) / 2).tolist(), strict=True))
+
+    def unfiltered(
+        self, pixels: Tensor, adversarial: Tensor, zero_gradient: npt.NDArray[np.bool_] | None
+    ) -> Predictions:
+        """Run the unfiltered network.
+
+        Args:
+            pixels: float32 (N, C, H, W).
+            adversarial: the same images, attacked.
+            zero_gradient: bool (N,) where that attack found no gradient, if it is known.
+
+        Returns:
+            Predictions (N,).
+        """
+        with _full_precision():
+            prepared = self._engine.prepare(_both(pixels, adversarial, self.device), ())
+            return self._predictions(prepared.predict({}), zero_gradient)
+
+    def measure(
+        self,
+        name: str,
+        pixels: Tensor,
+        labels: Tensor,
+        adversarial: Tensor | None,
+        unfiltered: Predictions,
+        *,
+        attack: AttackSpec | None = None,
+        rows: Sequence[FilterRow] | None = None,
+        on_network: Callable[[], None] | None = None,
+    ) -> Predictions:
+        """Measure one layer on one batch: every filter at every threshold, networks that are the same only once.
+
+        Args:
+            name: one of :attr:`layers`.
+            pixels: float32 (N, C, H, W).
+            labels: int64 (N,).
+            adversarial: the same images, attacked; ``None`` to attack every filtered network anew with ``attack``.
+            unfiltered: what :meth:`unfiltered` returned for these images.
+            attack: needed when ``adversarial`` is ``None``.
+            rows: which of :attr:`rows`; all by default.
+            on_network: called after each filter at each threshold; what it raises stops the work.
+
+        Returns:
+            Predictions (R, A, N).
+        """
+        from fss_core.filters import UNFILTERED
+
+        group = self._group(name)
+        rows = self.rows if rows is None else rows
+        frozen = adversarial is not None
+        images = _both(pixels, adversarial, self.device) if adversarial is not None else pixels.to(self.device)
+        known = {tuple(UNFILTERED for _ in group.filters): unfiltered}
+        cells = []
+        with _full_precision():
+            prepared = self._engine.prepare(images, tuple(group.filters))
+            for row in rows:
+                for k in range(self.spec.num_thresholds):
+                    signature = group.signature(row, k)
+                    if signature not in known:
+                        weights = group.weights(row, k)
+                        predicted = prepared.predict(weights)
+                        if frozen:
+                            known[signature] = self._predictions(predicted, None)
+                        else:
+                            assert attack is not None
+                            known[signature] = self._attack_anew(weights, predicted, images, labels, attack)
+                    cells.append(known[signature])
+                    if on_network is not None:
+                        on_network()
+        whole = Predictions.stack(cells, (len(rows), self.spec.num_thresholds))
+        return Predictions(clean=whole.clean, adversarial=whole.adversarial) if frozen else whole
+
+    def _attack_anew(
+        self, weights: Mapping[str, Tensor], clean: Tensor, images: Tensor, labels: Tensor, attack: AttackSpec
+    ) -> Predictions:
+        from fss_core.attacks import run_attack
+
+        with self._engine.replaced(weights) as network:
+            attacked = run_attack(network, images, labels.to(self.device), attack)
+        adversarial = self._engine.prepare(attacked.pixels, tuple(weights)).predict(weights)
+        return Predictions(
+            clean=self._classes(clean),
+            adversarial=self._classes(adversarial),
+            zero_gradient=attacked.zero_gradient.numpy(),
+        )
+
+    def _classes(self, predicted: Tensor) -> Classes:
+        classes: Classes = predicted.cpu().numpy().astype(self._dtype)
+        return classes
+
+    def _predictions(self, both: Tensor, zero_gradient: npt.NDArray[np.bool_] | None) -> Predictions:
+        clean, adversarial = self._classes(both).reshape(2, -1)
+        return Predictions(clean=clean, adversarial=adversarial, zero_gradient=zero_gradient)
+
+
+def _both(pixels: Tensor, adversarial: Tensor, device: str) -> Tensor:
+    import torch
+
+    return torch.cat([pixels, adversarial]).to(device)
+
+
+@contextmanager
+def _full_precision() -> Any:
+    """Keep float32 products in float32 on hardware that would shorten them."""
+    import torch
+
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def measure_responses(
+    model: nn.Module,
+    pixels: Tensor,
+    labels: Tensor,
+    adversarial: Tensor | None = None,
+    *,
+    layers: Sequence[str] | None = None,
+    filters: Sequence[Filter] = SYNAPTIC_FILTERS,
+    num_thresholds: int = 25,
+    engine: Engine = "fast",
+    scope: Scope = "local",
+    attack: AttackSpec | None = None,
+    device: str = "cpu",
+    chunk_size: int | None = None,
+    seed: int = 0,
+    on_layer: Callable[[LayerResponse], None] | None = None,
+) -> Responses:
+    """Measure what a network predicts when the weights of each layer are filtered.
+
+    Args:
+        model: pixels (N, C, H, W) on [0, 1] → logits; any module. It is copied: weights, buffers, mode and hooks stay.
+        pixels: float32 (N, C, H, W) on [0, 1].
+        labels: int64 (N,), the true classes.
+        adversarial: the same images, attacked on the unfiltered network ("frozen"). Leave it out and give ``attack`` to
+            have every filtered network attacked anew ("adaptive").
+        layers: names of the layers to filter; all by default.
+        filters: which filters; ``"random"`` adds the control.
+        num_thresholds: A, at least 2.
+        engine: ``"fast"``, or ``"reference"`` for plain full forward passes.
+        scope: ``"local"``, one layer at a time, or ``"global"``, all at once.
+        attack: how to attack each filtered network; only without ``adversarial``.
+        device: where to compute.
+        chunk_size: images per batch; memory grows with it, results do not depend on it.
+        seed: of the random control.
+        on_layer: called with each layer's response as soon as it is complete.
+
+    Returns:
+        The responses, layers in network order.
+
+    Raises:
+        NotFiniteError: weights or pixels are NaN or infinite.
+        UnknownLayerError: a layer that the network does not have.
+        ValueError: pixels outside [0, 1], labels without a logit, fewer than 2 thresholds, both or neither of
+            ``adversarial`` and ``attack``.
+
+    Source: METHOD, "Words" and "Adversarial images".
+    """
+    import torch
+
+    from fss_core.attacks import check_images, check_labels, run_attack
+
+    spec = ResponseSpec(filters=tuple(filters), num_thresholds=num_thresholds, scope=scope, engine=engine, seed=seed)
+    if (adversarial is None) == (attack is None):
+        raise ValueError(
+            "give either adversarial images (frozen) or attack=AttackSpec(…) (adaptive), not both or neither"
+        )
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    check_images(pixels, labels)
+    if adversarial is not None:
+        check_images(adversarial, labels)
+        if adversarial.shape != pixels.shape:
+            raise ValueError(
+                f"adversarial must have the shape of pixels {tuple(pixels.shape)}, got {tuple(adversarial.shape)}"
+            )
+    measurer = Measurer(model, tuple(pixels.shape[1:]), spec, layers=layers, device=device)
+    check_labels(labels, measurer.num_classes)
+
+    size = chunk_size or IMAGES_PER_CHUNK
+    chunks = [slice(start, start + size) for start in range(0, len(pixels), size)]
+    attacked: Sequence[Tensor]
+    gradients: list[npt.NDArray[np.bool_] | None]
+    if adversarial is not None:
+        attacked, gradients = [adversarial[chunk] for chunk in chunks], [None] * len(chunks)
+    else:
+        assert attack is not None
+        model_device = next(iter(model.parameters()), torch.zeros(())).device
+        made = [run_attack(model, pixels[c].to(model_device), labels[c].to(model_device), attack) for c in chunks]
+        attacked, gradients = [own.pixels for own in made], [own.zero_gradient.numpy() for own in made]
+    unfiltered = [
+        measurer.unfiltered(pixels[chunk], attacked[index].to(pixels.device), gradients[index])
+        for index, chunk in enumerate(chunks)
+    ]
+
+    responses = []
+    for name in measurer.layers:
+        parts = [
+            measurer.measure(
+                name,
+                pixels[chunk],
+                labels[chunk],
+                adversarial[chunk] if adversarial is not None else None,
+                unfiltered[index],
+                attack=attack,
+            )
+            for index, chunk in enumerate(chunks)
+        ]
+        responses.append(LayerResponse(facts=measurer.facts(name), predictions=Predictions.join(parts)))
+        if on_layer is not None:
+            on_layer(responses[-1])
+    return Responses(
+        spec=spec,
+        attack=attack,
+        rows=measurer.rows,
+        labels=labels.cpu().numpy().astype(np.int64),
+        num_classes=measurer.num_classes,
+        unfiltered=Predictions.join(unfiltered),
+        layers=tuple(responses),
+        notes=measurer.notes,
+    )
