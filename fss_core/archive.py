@@ -191,7 +191,7 @@ class ResponseArchive:
         header = self.header()
         known = [self.unfiltered(chunk) for chunk in chunks(num_images)] if header else []
         unfiltered = [piece for piece in known if piece is not None]
-        if header is None or len(unfiltered) < len(known):
+        if header is None or not unfiltered or len(unfiltered) < len(known):
             return None
         wanted = header.layers if layers is None else tuple(name for name in header.layers if name in set(layers))
         found = {name: self.layer(name, num_images) for name in wanted}

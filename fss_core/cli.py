@@ -313,6 +313,8 @@ def _bars() -> Iterator[Callable[[Progress], None]]:
         nonlocal bar, stage
         if progress.stage != stage:
             if bar is not None:
+                bar.total = bar.n  # calibration ends before its upper bound
+                bar.refresh()
                 bar.close()
             stage = progress.stage
             shape = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"

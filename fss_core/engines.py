@@ -6,8 +6,10 @@ downstream:
 
 - what lies upstream is computed once per batch of images and shared by all filters of a layer;
 - batch normalisation is folded into the convolution before it (masks are made from the raw weights);
-- tensors are kept channels-last;
-- a convolution on a map of at most 2×2 pixels, of which most taps read padding only, becomes a matrix product.
+- tensors are kept channels-last, also where ShuffleNet shuffles channels;
+- a convolution on a map with fewer pixels than its kernel has taps becomes a matrix product, since most of its taps
+read
+  padding only.
 """
 
 from __future__ import annotations
@@ -24,12 +26,10 @@ import torch
 import torch.fx.passes.shape_prop
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torchvision.models.shufflenetv2 import channel_shuffle
 
 from fss_core.models import FilterableModule, filterable_modules
 from fss_core.specs import Engine as EngineName
-
-LARGEST_DENSE_MAP = 4
-"""Pixels of the largest map on which a convolution is run as a matrix product."""
 
 
 class UntraceableNetworkWarning(UserWarning):
@@ -157,20 +157,39 @@ class DenseConv(nn.Module):
     def __init__(self, conv: nn.Conv2d, input_shape: tuple[int, ...]) -> None:
         """Read the matrix off the convolution's answers to the unit images."""
         super().__init__()
-        size = torch.Size(input_shape).numel()
-        units = torch.eye(size, device=conv.weight.device).reshape(size, *input_shape)
-        answers = conv(units) - (0 if conv.bias is None else conv.bias.reshape(1, -1, 1, 1))
+        channels, height, width = input_shape
+        units = torch.eye(channels * height * width, device=conv.weight.device)
+        answers = _channels_last(conv(_channels_first(units.view(-1, height, width, channels))))
+        if conv.bias is not None:
+            answers = answers - conv.bias
         self.output_shape = tuple(answers.shape[1:])
-        positions = torch.Size(self.output_shape[1:]).numel()
         self.register_buffer("matrix", answers.flatten(1).t().contiguous())
-        self.bias = None if conv.bias is None else conv.bias.detach().repeat_interleave(positions)
+        self.bias = None if conv.bias is None else conv.bias.detach().repeat(torch.Size(self.output_shape[:2]).numel())
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Convolve ``maps`` (N, C, H, W)."""
-        return F.linear(maps.flatten(1), self.matrix, self.bias).view(-1, *self.output_shape)
+        """Convolve ``maps`` (N, C, H, W), channels-last like the result."""
+        product = F.linear(_channels_last(maps).flatten(1), self.matrix, self.bias)
+        return _channels_first(product.view(-1, *self.output_shape))
 
 
-_OUT_OF_PLACE = {
+def _channels_last(maps: Tensor) -> Tensor:
+    """(N, C, H, W) → (N, H, W, C), without copying."""
+    return maps.permute(0, 2, 3, 1)
+
+
+def _channels_first(maps: Tensor) -> Tensor:
+    """(N, H, W, C) → (N, C, H, W), without copying: what torch calls the channels-last format."""
+    return maps.permute(0, 3, 1, 2)
+
+
+def _shuffle_channels(maps: Tensor, groups: int) -> Tensor:
+    """Deal the channels of each group out in turn, as torchvision's ``channel_shuffle``, but channels-last."""
+    grouped = _channels_last(maps).unflatten(3, (groups, -1))
+    return _channels_first(grouped.transpose(3, 4).flatten(3))
+
+
+_REPLACEMENTS: dict[Any, Any] = {
+    channel_shuffle: _shuffle_channels,
     operator.iadd: operator.add,
     operator.isub: operator.sub,
     operator.imul: operator.mul,
@@ -188,7 +207,7 @@ def _forbid_in_place(graph: fx.Graph) -> None:
         if node.kwargs.get("inplace"):
             node.kwargs = {**node.kwargs, "inplace": False}
         if node.op == "call_function":
-            node.target = _OUT_OF_PLACE.get(node.target, node.target)
+            node.target = _REPLACEMENTS.get(node.target, node.target)
             name = getattr(node.target, "__name__", "")
             if name.endswith("_") and not name.endswith("__"):
                 node.target = getattr(torch, name[:-1], None) or getattr(F, name[:-1])
@@ -218,7 +237,8 @@ class FastEngine:
             expected: Tensor = model(sample)
             self.num_classes = int(expected.shape[-1])
             self._owner = {id(module.weight): name for name, module in filterable_modules(model).items()}
-            self._root = fx.symbolic_trace(model)
+            tracer = fx.Tracer(autowrap_functions=(channel_shuffle,))
+            self._root = fx.GraphModule(model, tracer.trace(model))
             self._graph = self._root.graph
             _forbid_in_place(self._graph)
             self._modules: dict[str, nn.Module] = dict(self._root.named_modules(remove_duplicate=False))
@@ -281,7 +301,8 @@ class FastEngine:
                 if not isinstance(conv, nn.Conv2d) or conv.groups > 1 or conv.padding_mode != "zeros":
                     continue
                 shape = tuple(source.meta["tensor_meta"].shape[1:])
-                if torch.Size(shape[1:]).numel() <= LARGEST_DENSE_MAP:
+                num_pixels, num_taps = torch.Size(shape[1:]).numel(), torch.Size(conv.kernel_size).numel()
+                if num_pixels == 1 or num_pixels < num_taps:
                     dense[node] = f"dense_{len(dense)}"
                     self._root.add_module(dense[node], DenseConv(conv, shape))
         return dense

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -159,7 +159,7 @@ def find_measured(
         return None
     responses, missing = found
     return Measured(
-        spec=spec,
+        spec=replace(spec, num_images=responses.num_images),
         key=archive.key,
         checkpoint=checkpoint,
         card=card,
@@ -238,9 +238,9 @@ class Flow:
         if found is not None and found.kept:
             return found
         if self._factory is not None:
+            own = spec.training
             raise CheckpointError(
-                f"no epoch {spec.epoch} of {spec.training.network} on {spec.training.dataset}, seed {spec.training.seed}; "
-                f""
+                f"no epoch {spec.epoch} of {own.network} on {own.dataset}, seed {own.seed}; "
                 "networks of your own come in with `fss checkpoints import`"
             )
         return self.train(spec.training, [spec.epoch], device=spec.device)[0]
@@ -370,6 +370,9 @@ class _Run:
         if known is not None:
             return known[1]
         with self.flow._claim(f"unfiltered/{self.archive.key}/{chunk.index}", "the unfiltered network"):
+            known = self.archive.unfiltered(chunk)
+            if known is not None:
+                return known[1]
             pixels, adversarial, zero_gradient = self._attacked(chunk)
             predictions = self.measurer.unfiltered(pixels, adversarial, zero_gradient)
             self.archive.put_unfiltered(chunk, self._labels(chunk), predictions)
@@ -383,7 +386,6 @@ class _Run:
                 costs=self.measurer.costs(), num_classes=self.measurer.num_classes, notes=self.measurer.notes
             )
             self.archive.put_header(header)
-        self.flow.store.record(self.archive.key, self._description())
         for name in self.layers or ():
             choose(
                 name,
@@ -394,6 +396,7 @@ class _Run:
         wanted = [name for name in header.layers if self.layers is None or name in self.layers]
         for chunk in chunks(self.spec.num_images):
             self._unfiltered(chunk)
+        self.flow.store.record(self.archive.key, self._description())
         self._total = sum(header.costs[name] for name in wanted)
         self._done = 0.0
         held = [name for name in wanted if not self._measure_layer(name, header.costs[name], wait=False)]

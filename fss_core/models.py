@@ -178,10 +178,19 @@ class LayerGeometry:
 
 
 def filterable_modules(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
-    """List the modules whose weights can be filtered, each weight tensor once, in order of registration."""
+    """List the modules whose weights can be filtered, each weight tensor once, in order of registration.
+
+    Raises:
+        ValueError: a layer computes its weight from others at every call (weight or spectral normalisation).
+    """
     found: dict[int, tuple[str, nn.Conv2d | nn.Linear]] = {}
     for name, module in model.named_modules():
         if isinstance(module, FilterableModule):
+            if "weight" not in module._parameters:
+                raise ValueError(
+                    f"layer {name!r} must own its weight, but computes it anew at every call; remove its "
+                    "parametrisation first (torch.nn.utils.parametrize.remove_parametrizations)"
+                )
             found.setdefault(id(module.weight), (name, module))
     return dict(found.values())
 
@@ -255,11 +264,12 @@ def describe_layers(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str,
         image_shape: (C, H, W) of one image.
 
     Returns:
-        Layer name → description, raw weight and live weights. A layer that is never run comes last, with no live
-        weight.
+        Layer name → description, raw weight and live weights. A layer that was not seen running comes last, with all
+        weights live: other images may run it, or its weight may be used without it.
 
     Raises:
         NotFiniteError: a layer's weights hold NaN or infinity.
+        ValueError: a layer computes its weight from others at every call.
 
     Source: METHOD, "Words" and "Invariance" (kinds, relative depth).
     """
@@ -282,8 +292,9 @@ def describe_layers(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str,
     parameter = next(model.parameters(), torch.zeros(()))
     with torch.no_grad():
         model(torch.zeros((1, *image_shape), dtype=torch.float32, device=parameter.device))
+    last = max(len(live) - 1, 0)
     for name, module in modules.items():
-        live.setdefault(name, torch.zeros(module.weight.shape, dtype=torch.bool))
+        live.setdefault(name, torch.ones(module.weight.shape, dtype=torch.bool))
 
     layers: dict[str, LayerGeometry] = {}
     for index, (name, mask) in enumerate(live.items()):
@@ -294,8 +305,8 @@ def describe_layers(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str,
             )
         layer = Layer(
             name=name,
-            kind=_kind(name, modules[name], first=index == 0, last=index == len(live) - 1),
-            relative_depth=index / max(len(live) - 1, 1),
+            kind=_kind(name, modules[name], first=index == 0, last=index == last),
+            relative_depth=min(index / max(last, 1), 1.0),
             num_weights=weight.numel(),
             num_live=int(mask.sum()),
             num_products=products[name],

@@ -91,6 +91,11 @@ def heading(measured: Measured, scores: Scores) -> list[str]:
             f"Dead weights (they multiply padding only): {1 - num_live / num_weights:.1%} of {num_weights:,} "
             f"in {len(facts)} layers"
         )
+    if responses.unfiltered.zero_gradient is not None:
+        share = responses.unfiltered.zero_gradient.mean()
+        lines.append(
+            f"Images on which the attack of the unfiltered network finds no gradient, and does nothing: {share:.1%}"
+        )
     lines += [f"Caution: {caution}." for caution in scores.cautions]
     if measured.missing:
         total = len(measured.missing) + len(responses.layers)
@@ -105,10 +110,13 @@ def score_table(measured: Measured, scores: Scores, filters: Iterable[str]) -> l
     by_cell = {(row.layer, row.filter, row.kind): row for row in scores.rows}
     lines: list[str] = []
     for name in filters:
-        rows = [["layer", "kind", "live", *KINDS]]
+        attacked_anew = any(layer.zero_gradient_share is not None for layer in measured.responses.layers)
+        rows = [["layer", "kind", "live", *KINDS, *(["zero gradient"] if attacked_anew else [])]]
         for layer in measured.responses.layers:
             facts = layer.facts
             cells = [_cell(by_cell[facts.name, name, kind]) for kind in KINDS]
+            if (share := layer.zero_gradient_share) is not None:
+                cells.append(f"{share:.1%}")
             rows.append([facts.name, facts.kind, f"{facts.num_live / facts.num_weights:.0%}", *cells])
         title = "mean of high-pass, low-pass and pulse" if name == MEAN_FILTER else name.replace("_", "-")
         chosen = [row for row in scores.rows if row.filter == name]
@@ -137,8 +145,8 @@ def legend(scores: Scores) -> list[str]:
     text = (
         f"F fragile, R robust, A antifragile: decided, the whole interval lies beyond or within ±{spec.tolerance:g}; "
         f"f, r, a: leaning, it does not. * beyond chance: above the random control. Score: integral over the "
-        f"threshold of {_UNIT[spec.normalise]}, minus the reference ({spec.integration}). Interval: {spec.level:.0%} over images, "
-        f"{together}; this initialisation only."
+        f"threshold of {_UNIT[spec.normalise]}, minus the reference ({spec.integration}). "
+        f"Interval: {spec.level:.0%} over images, {together}; this initialisation only."
     )
     return ["", *textwrap.wrap(_REFERENCE[spec.reference], 120), *textwrap.wrap(text, 120)]
 
@@ -171,6 +179,7 @@ def measured_json(measured: Measured, scores: Scores) -> dict[str, Any]:
                 "relative_depth": layer.facts.relative_depth,
                 "num_weights": layer.facts.num_weights,
                 "num_live": layer.facts.num_live,
+                "zero_gradient_share": layer.zero_gradient_share,
             }
             for layer in responses.layers
         ],

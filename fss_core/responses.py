@@ -146,6 +146,12 @@ class LayerResponse:
     facts: LayerFacts
     predictions: Predictions
 
+    @property
+    def zero_gradient_share(self) -> float | None:
+        """Fraction of filtered networks and images whose attack had no gradient; ``None`` if not attacked anew."""
+        found = self.predictions.zero_gradient
+        return None if found is None else float(found.mean())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Responses:
@@ -308,26 +314,26 @@ class Measurer:
 
         self.spec = spec
         self.device = device
-        self._geometry = describe_layers(model, image_shape)
-        chosen = select_layers(list(self._geometry), None if layers is None else list(layers))
-        self._geometry = {name: self._geometry[name] for name in chosen}
+        self.geometry = describe_layers(model, image_shape)
+        chosen = select_layers(list(self.geometry), None if layers is None else list(layers))
+        self.geometry = {name: self.geometry[name] for name in chosen}
         self.rows = filter_rows(spec.filters, spec.num_draws)
         self._engine = make_engine(spec.engine, model, image_shape, device)
         fell_back = spec.engine == "fast" and isinstance(self._engine, ReferenceEngine)
         self.notes = ("measured by the reference engine: the network cannot be traced",) if fell_back else ()
         self.num_classes = self._engine.num_classes
         self._dtype = np.uint8 if self.num_classes <= 256 else np.uint16
-        self._group = lru_cache(maxsize=1)(self._make_group)
+        self.filters_of = lru_cache(maxsize=1)(self._make_group)
 
     @property
     def layers(self) -> tuple[str, ...]:
         """What can be measured: the layers' names, or the one name of the whole network."""
-        return tuple(self._geometry) if self.spec.scope == "local" else (GLOBAL_LAYER,)
+        return tuple(self.geometry) if self.spec.scope == "local" else (GLOBAL_LAYER,)
 
     def _make_group(self, name: str) -> _FilterGroup:
         from fss_core.filters import LayerFilters
 
-        members = list(self._geometry.values()) if name == GLOBAL_LAYER else [self._geometry[name]]
+        members = list(self.geometry.values()) if name == GLOBAL_LAYER else [self.geometry[name]]
         filters = {
             own.layer.name: LayerFilters(
                 own.weight, own.live, num_thresholds=self.spec.num_thresholds, name=own.layer.name, seed=self.spec.seed
@@ -344,7 +350,7 @@ class Measurer:
 
     def facts(self, name: str, rows: Sequence[FilterRow] | None = None) -> LayerFacts:
         """Say what filtering does to a layer's weights, for all rows or some."""
-        return self._group(name).facts(self.rows if rows is None else rows, self.spec.num_thresholds)
+        return self.filters_of(name).facts(self.rows if rows is None else rows, self.spec.num_thresholds)
 
     def costs(self) -> dict[str, float]:
         """Estimate what one filtered network costs per image, by layer, relative to a whole forward pass.
@@ -353,10 +359,10 @@ class Measurer:
         """
         if self.spec.scope == "global":
             return {GLOBAL_LAYER: 1.0}
-        products = np.array([float(own.layer.num_products) for own in self._geometry.values()])
+        products = np.array([float(own.layer.num_products) for own in self.geometry.values()])
         downstream = products[::-1].cumsum()[::-1] / max(products.sum(), 1.0)
         layers = np.arange(len(products), 0, -1) / len(products)
-        return dict(zip(self._geometry, ((downstream + layers) / 2).tolist(), strict=True))
+        return dict(zip(self.geometry, ((downstream + layers) / 2).tolist(), strict=True))
 
     def unfiltered(
         self, pixels: Tensor, adversarial: Tensor, zero_gradient: npt.NDArray[np.bool_] | None
@@ -404,7 +410,7 @@ class Measurer:
         """
         from fss_core.filters import UNFILTERED
 
-        group = self._group(name)
+        group = self.filters_of(name)
         rows = self.rows if rows is None else rows
         frozen = adversarial is not None
         images = _both(pixels, adversarial, self.device) if adversarial is not None else pixels.to(self.device)

@@ -50,6 +50,9 @@ MEAN_FILTER = "mean"
 MARGIN_ABOVE_CHANCE = 0.02
 FEWEST_RIGHT = 20
 
+_SMALLEST_DISTANCE = 1e-6
+"""A score nearer than this to ±η lies on it: no number of images worth naming would tell."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
@@ -117,7 +120,7 @@ class Scores:
 
         frame = pd.DataFrame([{field.name: getattr(row, field.name) for field in fields(Score)} for row in self.rows])
         types = dict.fromkeys(("score", "low", "high", "standard_error", "p0"), "Float64")
-        types |= {"num_images_to_decide": "Int64", "beyond_chance": "boolean"}
+        types |= {"call": "string", "num_images_to_decide": "Int64", "beyond_chance": "boolean"}
         return frame.astype(types)
 
 
@@ -326,7 +329,7 @@ def _to_decide(value: float, low: float, high: float, tolerance: float, num_imag
         needs.append((high - value, (tolerance if call == "robust" else -tolerance) - value))
     if call != "fragile":
         needs.append((value - low, value - (-tolerance if call == "robust" else tolerance)))
-    ratio = max((half / distance if distance > 0 else math.inf) for half, distance in needs)
+    ratio = max((half / distance if distance > _SMALLEST_DISTANCE else math.inf) for half, distance in needs)
     return None if math.isinf(ratio) else math.ceil(num_images * ratio**2)
 
 

@@ -1,0 +1,209 @@
+"""How much faster the fast engine is than plain full forward passes: ``python -m benchmarks.engine``.
+
+Each row measures one network: every layer, 3 filters × 25 thresholds, 256 clean and 256 frozen adversarial images,
+with the fast engine, against full forward passes timed on a sample of filtered networks and multiplied (a full
+forward pass costs the same whatever was filtered; the spread of the sample is shown). Finished rows are kept in a
+file, so that an interrupted run goes on with the next. ``--quick`` measures a sample of layers. Let nothing else run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fss_core.attacks import run_attack
+from fss_core.data import DatasetCard
+from fss_core.engines import make_engine
+from fss_core.models import build_network, seeded
+from fss_core.responses import Measurer
+from fss_core.specs import AttackSpec, FilterRow, ResponseSpec
+
+ROWS = (
+    ("squeezenet1_1", 32),
+    ("shufflenet_v2_x1_0", 32),
+    ("resnet18", 32),
+    ("resnet18", 64),
+    ("resnet50", 32),
+)
+NUM_THRESHOLDS = 25
+ATTACK = AttackSpec(epsilon=4 / 255)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What was measured of one network.
+
+    Attributes:
+        network: its name.
+        size: height and width of the images.
+        num_layers: layers the fast engine was timed on.
+        num_images: clean images; as many adversarial ones.
+        fast_seconds: all of those layers.
+        reference_seconds: the same by full forward passes, from the median of the sample.
+        reference_spread: smallest and largest ratio of a sampled pass to the median.
+        notebook_seconds: the same by the reference notebooks' procedure: forward, backward, forward for every network.
+        networks_per_second: filtered networks the fast engine evaluated a second.
+        gflops: the products and sums of full forward passes that the fast engine saved or did, in 10⁹ a second.
+        matmul_gflops: of a matrix product on the same cores.
+        peak_megabytes: largest resident memory of the process so far.
+        num_compared: predictions compared with full forward passes.
+        num_different: of them, how many differ.
+    """
+
+    network: str
+    size: int
+    num_layers: int
+    num_images: int
+    fast_seconds: float
+    reference_seconds: float
+    reference_spread: tuple[float, float]
+    notebook_seconds: float
+    networks_per_second: float
+    gflops: float
+    matmul_gflops: float
+    peak_megabytes: float
+    num_compared: int
+    num_different: int
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a sample of layers and 64 + 64 images, under two minutes")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--only", default=None, metavar="NETWORK", help="one network")
+    parser.add_argument(
+        "--file", type=Path, default=None, help="keep finished rows here, and skip those that are there"
+    )
+    options = parser.parse_args()
+    known: list[dict[str, object]] = []
+    if options.file is not None and options.file.exists():
+        known = json.loads(options.file.read_text())
+    for network, size in ROWS:
+        if options.only not in (None, network) or any((r["network"], r["size"]) == (network, size) for r in known):
+            continue
+        known.append(asdict(measure(network, size, quick=options.quick)))
+        if options.file is not None:
+            options.file.write_text(json.dumps(known, indent=1))
+        if not options.json:
+            print(describe(known[-1]), flush=True)
+    if options.json:
+        print(json.dumps(known, indent=1))
+
+
+def describe(row: dict[str, object]) -> str:
+    """Put a row into words."""
+    r = Row(**row)  # type: ignore[arg-type]
+    low, high = r.reference_spread
+    return (
+        f"{r.network} {r.size}×{r.size}, {r.num_layers} layers, {r.num_images} + {r.num_images} images: "
+        f"fast {r.fast_seconds:.1f} s; reference {r.reference_seconds:.1f} s "
+        f"(sample {low:.2f} to {high:.2f} of its median), {r.reference_seconds / r.fast_seconds:.1f}×; notebooks' procedure {r.notebook_seconds:.1f} s, "
+        f"{r.notebook_seconds / r.fast_seconds:.1f}×; {r.networks_per_second:.1f} filtered networks/s; "
+        f"{r.gflops:.0f} GFLOP/s of full passes, matrix product {r.matmul_gflops:.0f}; peak {r.peak_megabytes:.0f} MB; "
+        f"{r.num_different} of {r.num_compared} predictions differ"
+    )
+
+
+def measure(network: str, size: int, *, quick: bool) -> Row:
+    """Measure one network with weights that are random but have seen random images (BatchNorm statistics)."""
+    num_images = 64 if quick else 256
+    shape = (3, size, size)
+    card = DatasetCard(
+        name="benchmark",
+        title="random images",
+        class_names=tuple(str(index) for index in range(10)),
+        image_shape=shape,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        split_sizes={},
+        fingerprints={},
+    )
+    model = build_network(network, dataset=card, seed=0).train()
+    with seeded(0), torch.no_grad():
+        pixels, labels = torch.rand((num_images, *shape)), torch.randint(0, 10, (num_images,))
+        for _ in range(10):
+            model(torch.rand((64, *shape)))
+    model.eval()
+    adversarial = run_attack(model, pixels, labels, ATTACK).pixels
+    spec = ResponseSpec(num_thresholds=NUM_THRESHOLDS)
+
+    measurer = Measurer(model, shape, spec)
+    layers = list(measurer.layers)
+    if quick:
+        layers = layers[:: max(len(layers) // 5, 1)]
+    chunks = [slice(start, start + 100) for start in range(0, num_images, 100)]
+    unfiltered = [measurer.unfiltered(pixels[c], adversarial[c], None) for c in chunks]
+    measurer.measure(layers[0], pixels[:8], labels[:8], adversarial[:8], unfiltered[0].images(0, 8))
+    started = time.perf_counter()
+    found = {}
+    for name in layers:
+        parts = [
+            measurer.measure(name, pixels[c], labels[c], adversarial[c], u)
+            for c, u in zip(chunks, unfiltered, strict=True)
+        ]
+        found[name] = np.concatenate([part.clean for part in parts], axis=-1)
+    fast = time.perf_counter() - started
+
+    reference = make_engine("reference", model, shape)
+    both = torch.cat([pixels, adversarial])
+    passes, attacks, different, compared = [], [], 0, 0
+    sample = layers[:: max(len(layers) // 5, 1)][:5]
+    thresholds = (4, 10, 14, 20)[: 1 if quick else 4]
+    for name in sample:
+        group = measurer.filters_of(name)
+        for k in thresholds:
+            weights = group.weights(FilterRow(filter="high_pass"), k)
+            prepared = reference.prepare(both, [name])
+            started = time.perf_counter()
+            predicted = prepared.predict(weights)
+            passes.append(time.perf_counter() - started)
+            started = time.perf_counter()
+            with reference.replaced(weights) as filtered, torch.no_grad():
+                filtered(pixels)
+                anew = run_attack(filtered, pixels, labels, ATTACK).pixels
+                filtered(anew)
+            attacks.append(time.perf_counter() - started)
+            different += int((predicted[:num_images].numpy() != found[name][0, k]).sum())
+            compared += num_images
+    num_networks = len(layers) * 3 * NUM_THRESHOLDS
+    median = statistics.median(passes)
+    products = sum(own.layer.num_products for own in measurer.geometry.values())
+    return Row(
+        network=network,
+        size=size,
+        num_layers=len(layers),
+        num_images=num_images,
+        fast_seconds=fast,
+        reference_seconds=median * num_networks,
+        reference_spread=(min(passes) / median, max(passes) / median),
+        notebook_seconds=statistics.median(attacks) * num_networks,
+        networks_per_second=num_networks / fast,
+        gflops=2 * products * 2 * num_images * num_networks / fast / 1e9,
+        matmul_gflops=_matmul_gflops(),
+        peak_megabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        num_compared=compared,
+        num_different=different,
+    )
+
+
+def _matmul_gflops(side: int = 2048) -> float:
+    left = torch.rand(side, side)
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        left @ left
+        seconds.append(time.perf_counter() - started)
+    return 2 * side**3 / min(seconds) / 1e9
+
+
+if __name__ == "__main__":
+    main()
