@@ -106,7 +106,8 @@ def describe(row: dict[str, object]) -> str:
     return (
         f"{r.network} {r.size}×{r.size}, {r.num_layers} layers, {r.num_images} + {r.num_images} images: "
         f"fast {r.fast_seconds:.1f} s; reference {r.reference_seconds:.1f} s "
-        f"(sample {low:.2f} to {high:.2f} of its median), {r.reference_seconds / r.fast_seconds:.1f}×; notebooks' procedure {r.notebook_seconds:.1f} s, "
+        f"(sample {low:.2f} to {high:.2f} of its median), {r.reference_seconds / r.fast_seconds:.1f}×; "
+        f"notebooks' procedure {r.notebook_seconds:.1f} s, "
         f"{r.notebook_seconds / r.fast_seconds:.1f}×; {r.networks_per_second:.1f} filtered networks/s; "
         f"{r.gflops:.0f} GFLOP/s of full passes, matrix product {r.matmul_gflops:.0f}; peak {r.peak_megabytes:.0f} MB; "
         f"{r.num_different} of {r.num_compared} predictions differ"

@@ -176,6 +176,7 @@ def run_attack(model: nn.Module, pixels: Tensor, labels: Tensor, spec: AttackSpe
     Source: METHOD, "Adversarial images"; torchattacks 3.3.0.
     """
     check_images(pixels, labels)
+    labels = labels.long()
     parts, gradients = [], []
     with evaluating(model), seeded(spec.seed):
         with torch.no_grad():

@@ -24,6 +24,7 @@ from fss_core.specs import (
     FssError,
     MeasurementSpec,
     ResponseSpec,
+    ScoreSpec,
     StoreError,
     TrainingSpec,
     choose,
@@ -269,6 +270,14 @@ def _measurement_spec(options: argparse.Namespace) -> MeasurementSpec:
     )
 
 
+def _check_scoring(options: argparse.Namespace) -> None:
+    """Refuse a score that cannot be computed before measuring anything for it."""
+    from fss_core.scores import quadrature
+
+    quadrature(options.thresholds, options.integration)
+    ScoreSpec(tolerance=options.tolerance, level=options.level)
+
+
 def _scored(measured: Measured, options: argparse.Namespace) -> Scores:
     from fss_core.scores import score_responses
 
@@ -347,6 +356,7 @@ def _score(options: argparse.Namespace) -> int:
     if factory is None:
         choose(options.network, NETWORKS, what="network")
     spec = _measurement_spec(options)
+    _check_scoring(options)
     with Store() as store, _bars() as show:
         measured = Flow(store, on_progress=show, factory=factory).measure(
             spec, layers=options.layers, refresh=options.refresh

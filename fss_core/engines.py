@@ -184,7 +184,8 @@ def _channels_first(maps: Tensor) -> Tensor:
 
 def _shuffle_channels(maps: Tensor, groups: int) -> Tensor:
     """Deal the channels of each group out in turn, as torchvision's ``channel_shuffle``, but channels-last."""
-    grouped = _channels_last(maps).unflatten(3, (groups, -1))
+    last = _channels_last(maps)
+    grouped = last.reshape(*last.shape[:3], groups, -1)
     return _channels_first(grouped.transpose(3, 4).flatten(3))
 
 

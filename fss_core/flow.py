@@ -285,6 +285,7 @@ class _Run:
                 f"num_images must be at most {len(self.dataset.probe)}, the probe images of {spec.training.dataset}, "
                 f"got {spec.num_images}; use --images {len(self.dataset.probe)}"
             )
+        self._refuse_early()
         self.checkpoint = flow.checkpoint(spec)
         self._refresh = refresh
         self.attack = spec.attack(spec.epsilon if spec.epsilon is not None else float(self._calibrate()))
@@ -293,6 +294,18 @@ class _Run:
             self.archive.delete()
             flow.store.delete_prefix(self._adversarial_name(""))
         self._attacked = lru_cache(maxsize=2)(self._attack)
+
+    def _refuse_early(self) -> None:
+        """Find out what cannot be done before hours of training, not after."""
+        from fss_core.attacks import known_attacks
+        from fss_core.models import build_network, check_device, describe_layers, select_layers
+
+        check_device(self.spec.device)
+        choose(self.spec.attack_kind.lower(), known_attacks(), what="L∞ attack")
+        network = self.spec.training.network
+        if self.layers is not None and self.flow._factory is None:
+            known = describe_layers(build_network(network, dataset=self.dataset.card), self.dataset.image_shape)
+            select_layers(list(known), list(self.layers), network=network)
 
     @cached_property
     def model(self) -> nn.Module:

@@ -315,6 +315,21 @@ def describe_layers(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str,
     return layers
 
 
+def check_device(device: str) -> None:
+    """Refuse a device that this machine does not have.
+
+    Args:
+        device: torch's name: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+
+    Raises:
+        ValueError: torch knows no such device, or cannot use it here.
+    """
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device must be one that torch can use here, got {device!r}; use cpu") from error
+
+
 def select_layers(known: list[str], wanted: list[str] | None, *, network: str = "the network") -> list[str]:
     """Return the wanted layers in network order; all of them for ``None``.
 

@@ -58,7 +58,9 @@ def layers(draw: st.DrawFn) -> tuple[Tensor, Tensor, int]:
     return weight, torch.tensor(live).view_as(weight), number
 
 
-def make(weight: Tensor, number: int, live: Tensor | None = None, *, name: str = "layer", seed: int = 0) -> LayerFilters:
+def make(
+    weight: Tensor, number: int, live: Tensor | None = None, *, name: str = "layer", seed: int = 0
+) -> LayerFilters:
     mask = torch.ones_like(weight, dtype=torch.bool) if live is None else live
     return LayerFilters(weight, mask, num_thresholds=number, name=name, seed=seed)
 
@@ -148,13 +150,13 @@ def test_weights_are_compared_in_float64() -> None:
     assert low_pass(weight, float(weight.double()) + 1e-12).item() != 0
 
 
-def test_the_weights_handed_in_stay(number: int = 5) -> None:
+def test_the_weights_handed_in_stay() -> None:
     weight = torch.tensor([[-1.0, 0.5], [0.25, 1.0]])
     before = bits(weight)
     for result in (high_pass(weight, -2.0), low_pass(weight, 2.0), pulse(weight, 5.0, 6.0)):
         assert result.data_ptr() != weight.data_ptr()
         result.fill_(9)
-    filters = make(weight, number)
+    filters = make(weight, 5)
     for row in [*ROWS, *CONTROLS]:
         filters.apply(filters.removal(row, 2)).fill_(9)
     assert bits(weight) == before
@@ -314,8 +316,11 @@ def test_the_histogram_counts_every_weight_once(case: tuple[Tensor, int]) -> Non
 
 def test_the_histogram_by_hand() -> None:
     filters = make(torch.tensor([0.0, 0.0, 0.5, 1.0]), 2)
-    assert {int(bin_): int(filters.histogram[bin_]) for bin_ in filters.histogram.nonzero()[0]} == {0: 2, 100: 1, 199:
-    1}
+    assert {int(bin_): int(filters.histogram[bin_]) for bin_ in filters.histogram.nonzero()[0]} == {
+        0: 2,
+        100: 1,
+        199: 1,
+    }
 
 
 @given(weights())

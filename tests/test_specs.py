@@ -75,10 +75,12 @@ def test_a_float_and_an_integer_are_told_apart() -> None:
     ("key", "golden"),
     [
         (digest(TRAINING), "ad440b3ba76d1e2948993a1da744f5fb083ac90327933bc96a9fa731cccc28ac"),
-        (response_key(response=ResponseSpec(), attack=ATTACK, **PROBED),
-        "21d1279a764f56065a7f16d6155879358b256d4b0e0bc150d818019e3446758d"), (adversarial_key(attack=ATTACK,
-        **PROBED), "78f7a6fcc7e3c18e70e10df49be92042930376be766d2ba0550d70be4052b0bb"), (epsilon_key(**CALIBRATED),
-        "22fb775ba1d7fa75075efae06d7b2659061c0cad5acaa062af5c7cc7e0da30f4"),
+        (
+            response_key(response=ResponseSpec(), attack=ATTACK, **PROBED),
+            "21d1279a764f56065a7f16d6155879358b256d4b0e0bc150d818019e3446758d",
+        ),
+        (adversarial_key(attack=ATTACK, **PROBED), "78f7a6fcc7e3c18e70e10df49be92042930376be766d2ba0550d70be4052b0bb"),
+        (epsilon_key(**CALIBRATED), "22fb775ba1d7fa75075efae06d7b2659061c0cad5acaa062af5c7cc7e0da30f4"),
     ],
     ids=["training", "response", "adversarial", "epsilon"],
 )
@@ -204,8 +206,8 @@ def test_refusals_name_the_field_the_rule_and_the_value(make: Callable[[], objec
 
 
 def test_an_unknown_filter_is_a_domain_error_that_lists_the_choices() -> None:
-    with pytest.raises(specs.UnknownNameError, match=r"^no filter 'band'; choose from high_pass, low_pass, pulse,
-    random$"):
+    choices = "high_pass, low_pass, pulse, random"
+    with pytest.raises(specs.UnknownNameError, match=rf"^no filter 'band'; choose from {choices}$"):
         ResponseSpec(filters=("band",))  # type: ignore[arg-type]
 
 
