@@ -7,8 +7,9 @@ chunk of images, and the filtered networks' per layer, filter and chunk. A chunk
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -53,6 +54,10 @@ def chunks(num_images: int) -> list[Chunk]:
         Chunk(index=start // size, start=start, stop=min(start + size, num_images))
         for start in range(0, num_images, size)
     ]
+
+
+StopRule = Callable[[Responses], bool]
+"""Says of the responses of one layer, to the images taken so far, whether it needs no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,19 +165,28 @@ class ResponseArchive:
         self.store.put(self._name("layer", layer, name, chunk.index), arrays, meta={})
 
     def layer(self, layer: str, num_images: int) -> LayerResponse | None:
-        """Read one layer's response, if all of it is there."""
-        parts = []
+        """Read one layer's response to as many of the first images as every filter has seen; ``None`` for none."""
+        facts = self.facts(layer)
+        parts: list[Predictions] = []
         for chunk in chunks(num_images):
             pieces = [self.predictions(layer, name, chunk) for name in self.spec.filters]
-            complete = [piece for piece in pieces if piece is not None and piece.num_images == chunk.num_images]
-            if len(complete) < len(pieces):
-                return None
-            parts.append(Predictions.join(complete, axis=0))
-        facts = self.facts(layer)
-        return None if facts is None else LayerResponse(facts=facts, predictions=Predictions.join(parts))
+            known = [piece for piece in pieces if piece is not None]
+            num_common = min(piece.num_images for piece in known) if len(known) == len(pieces) else 0
+            if num_common > 0:
+                parts.append(Predictions.join([piece.images(0, num_common) for piece in known], axis=0))
+            if num_common < chunk.num_images:
+                break
+        if facts is None or not parts:
+            return None
+        return LayerResponse(facts=facts, predictions=Predictions.join(parts))
 
     def load(
-        self, num_images: int, *, attack: AttackSpec, layers: Sequence[str] | None = None
+        self,
+        num_images: int,
+        *,
+        attack: AttackSpec,
+        layers: Sequence[str] | None = None,
+        stop: StopRule | None = None,
     ) -> tuple[Responses, tuple[str, ...]] | None:
         """Put a measurement together from its pieces.
 
@@ -180,6 +194,7 @@ class ResponseArchive:
             num_images: the first n images.
             attack: recorded in the result.
             layers: which layers; all by default.
+            stop: a layer for which this is true needs no more images than it has.
 
         Returns:
             The responses of the complete layers, and the names of the others; ``None`` if not even the unfiltered
@@ -191,36 +206,65 @@ class ResponseArchive:
         header = self.header()
         known = [self.unfiltered(chunk) for chunk in chunks(num_images)] if header else []
         unfiltered = [piece for piece in known if piece is not None]
-        if header is None or not unfiltered or len(unfiltered) < len(known):
+        if header is None or len(unfiltered) < len(known):
             return None
-        wanted = header.layers if layers is None else tuple(name for name in header.layers if name in set(layers))
-        found = {name: self.layer(name, num_images) for name in wanted}
-        responses = Responses(
+        empty = Responses(
             spec=self.spec,
             attack=attack,
             rows=filter_rows(self.spec.filters, self.spec.num_draws),
             labels=np.concatenate([labels for labels, _ in unfiltered]),
             num_classes=header.num_classes,
             unfiltered=Predictions.join([predictions for _, predictions in unfiltered]),
-            layers=tuple(response for response in found.values() if response is not None),
+            layers=(),
             notes=header.notes,
+            sequential=stop is not None,
         )
-        return responses, tuple(name for name, response in found.items() if response is None)
+        complete, missing = [], []
+        for name in header.layers:
+            if layers is not None and name not in layers:
+                continue
+            response = self.layer(name, num_images)
+            if response is not None and _is_complete(empty, response, stop):
+                complete.append(response)
+            else:
+                missing.append(name)
+        return replace(empty, layers=tuple(complete)), tuple(missing)
 
     def num_images(self) -> int:
-        """Count the images, from the first on, that the unfiltered network has been run on."""
+        """Count the images, from the first on, on which the most layers are complete.
+
+        While a finished measurement grows, that is the number it had; while the first one runs, the number it will
+        have.
+        """
+        header = self.header()
+        if header is None:
+            return 0
+        unfiltered = self._count(lambda index: self.store.get(self._name("unfiltered", index)), "labels")
+        counts = [min(unfiltered, number) for layer in header.layers if (number := self._num_complete(layer))]
+        return max(counts, key=lambda number: (sum(own >= number for own in counts), number), default=unfiltered)
+
+    def _num_complete(self, layer: str) -> int:
+        """Count the images, from the first on, that a layer was measured on under every filter."""
+
+        def piece(name: Filter, index: int) -> StoredArrays | None:
+            return self.store.get(self._name("layer", layer, name, index))
+
+        return min(self._count(partial(piece, name), "clean") for name in self.spec.filters)
+
+    @staticmethod
+    def _count(piece: Callable[[int], StoredArrays | None], array: str) -> int:
+        """Add up the images of consecutive pieces, up to the first that is not a whole chunk."""
         total = 0
-        for piece in self._unfiltered_pieces():
-            total += len(piece["labels"])
-            if len(piece["labels"]) < IMAGES_PER_CHUNK:
-                break
+        while total % IMAGES_PER_CHUNK == 0 and (found := piece(total // IMAGES_PER_CHUNK)) is not None:
+            total += found.arrays[array].shape[-1]
         return total
 
-    def _unfiltered_pieces(self) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
-        index = 0
-        while (found := self.store.get(self._name("unfiltered", index))) is not None:
-            yield found.arrays
-            index += 1
+
+def _is_complete(others: Responses, response: LayerResponse, stop: StopRule | None) -> bool:
+    """Say whether a layer has seen every image, or needs no more."""
+    if response.num_images == others.num_images:
+        return True
+    return stop is not None and stop(replace(others, layers=(response,)))
 
 
 def _arrays(predictions: Predictions, labels: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:

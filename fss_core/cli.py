@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from fss_core.specs import (
     CONTROL_FILTER,
     NETWORKS,
+    PREVIEW_IMAGES,
+    PREVIEW_THRESHOLDS,
     SYNAPTIC_FILTERS,
     Filter,
     FssError,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
     from fss_core.exports import Format
     from fss_core.flow import Measured, Progress
+    from fss_core.responses import Responses
     from fss_core.scores import Scores
 
 
@@ -88,6 +91,13 @@ def _add_measurement(parser: argparse.ArgumentParser, *, required: bool = True) 
     _add_training(parser, required=required)
     group = parser.add_argument_group("what is measured")
     group.add_argument("--epoch", type=int, required=required, help="0 is untrained; trained if it is not there")
+    group.add_argument(
+        "--effort",
+        choices=("full", "labels", "preview"),
+        default="full",
+        help="full: every image (default); labels: stop a layer when all its calls are decided fragile or antifragile; "
+        f"preview: {PREVIEW_IMAGES} images, {PREVIEW_THRESHOLDS} thresholds",
+    )
     group.add_argument(
         "--images", type=int, default=None, help="the first n probe images (default 300; show: all measured)"
     )
@@ -256,15 +266,19 @@ def _measurement_spec(options: argparse.Namespace) -> MeasurementSpec:
     filters = options.filters
     if options.control and CONTROL_FILTER not in filters:
         filters = (*filters, CONTROL_FILTER)
+    preview = options.effort == "preview"
     return MeasurementSpec(
         training=_training_spec(options),
         epoch=options.epoch,
-        num_images=300 if options.images is None else options.images,
+        num_images=PREVIEW_IMAGES if preview else 300 if options.images is None else options.images,
         attack_kind=options.attack,
         attack_mode=options.attack_mode,
         epsilon=options.epsilon,
         response=ResponseSpec(
-            filters=filters, num_thresholds=options.thresholds, scope=options.scope, engine=options.engine
+            filters=filters,
+            num_thresholds=PREVIEW_THRESHOLDS if preview else options.thresholds,
+            scope=options.scope,
+            engine=options.engine,
         ),
         device=options.device,
     )
@@ -276,6 +290,22 @@ def _check_scoring(options: argparse.Namespace) -> None:
 
     quadrature(options.thresholds, options.integration)
     ScoreSpec(tolerance=options.tolerance, level=options.level)
+
+
+def _stop_rule(options: argparse.Namespace) -> Callable[[Responses], bool] | None:
+    """When a layer needs no more images, under ``--effort labels``."""
+    if options.effort != "labels":
+        return None
+    from fss_core.scores import calls_are_decided
+
+    spec = ScoreSpec(
+        reference=options.reference,
+        normalise=options.normalise,
+        integration=options.integration,
+        tolerance=options.tolerance,
+        level=options.level,
+    )
+    return lambda responses: calls_are_decided(responses, spec, simultaneous=options.simultaneous)
 
 
 def _scored(measured: Measured, options: argparse.Namespace) -> Scores:
@@ -359,7 +389,7 @@ def _score(options: argparse.Namespace) -> int:
     _check_scoring(options)
     with Store() as store, _bars() as show:
         measured = Flow(store, on_progress=show, factory=factory).measure(
-            spec, layers=options.layers, refresh=options.refresh
+            spec, layers=options.layers, stop=_stop_rule(options), refresh=options.refresh
         )
     return _print_measured(measured, options)
 
@@ -370,7 +400,9 @@ def _stored(options: argparse.Namespace) -> Measured:
 
     spec = _measurement_spec(options)
     with Store() as store:
-        measured = find_measured(store, spec, layers=options.layers, every_image=options.images is None)
+        measured = find_measured(
+            store, spec, layers=options.layers, every_image=options.images is None, stop=_stop_rule(options)
+        )
     if measured is None or not measured.responses.layers:
         raise StoreError(
             f"nothing is measured yet of {options.network} on {options.dataset}, epoch {options.epoch}, as asked for; "

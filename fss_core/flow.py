@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from fss_core.archive import Chunk, Header, ResponseArchive, chunks
+from fss_core.archive import Chunk, Header, ResponseArchive, StopRule, chunks
 from fss_core.checkpoints import Checkpoint, find_checkpoint
 from fss_core.data import Dataset, DatasetCard, dataset_card, load_dataset
 from fss_core.responses import Predictions, Responses
 from fss_core.specs import (
+    IMAGES_PER_LOOK,
     AttackSpec,
     Cancelled,
     CheckpointError,
@@ -121,7 +122,12 @@ def archive_of(
 
 
 def find_measured(
-    store: Store, spec: MeasurementSpec, *, layers: Sequence[str] | None = None, every_image: bool = False
+    store: Store,
+    spec: MeasurementSpec,
+    *,
+    layers: Sequence[str] | None = None,
+    every_image: bool = False,
+    stop: StopRule | None = None,
 ) -> Measured | None:
     """Look a measurement up, complete or not, without computing anything or importing torch.
 
@@ -130,6 +136,7 @@ def find_measured(
         spec: what to look for.
         layers: which layers; all by default.
         every_image: take all the images that were measured, instead of ``spec.num_images``.
+        stop: a layer for which this is true needs no more images than it has.
 
     Returns:
         What there is; ``None`` if the network was never trained to that epoch, ε never calibrated, or nothing measured.
@@ -154,7 +161,9 @@ def find_measured(
         return None
     for name in layers or ():
         choose(name, header.layers, what=f"filterable layer in {spec.training.network} called", error=UnknownLayerError)
-    found = archive.load(archive.num_images() if every_image else spec.num_images, attack=attack, layers=layers)
+    found = archive.load(
+        archive.num_images() if every_image else spec.num_images, attack=attack, layers=layers, stop=stop
+    )
     if found is None:
         return None
     responses, missing = found
@@ -245,12 +254,21 @@ class Flow:
             )
         return self.train(spec.training, [spec.epoch], device=spec.device)[0]
 
-    def measure(self, spec: MeasurementSpec, *, layers: Sequence[str] | None = None, refresh: bool = False) -> Measured:
+    def measure(
+        self,
+        spec: MeasurementSpec,
+        *,
+        layers: Sequence[str] | None = None,
+        stop: StopRule | None = None,
+        refresh: bool = False,
+    ) -> Measured:
         """Measure everything that is missing, and return it all.
 
         Args:
             spec: what to measure.
             layers: which layers; all by default.
+            stop: asked of each layer after every ``specs.IMAGES_PER_LOOK`` images whether it needs no more, such as
+                ``scores.calls_are_decided``; by default every layer sees every image.
             refresh: forget what was measured of it and begin again.
 
         Returns:
@@ -261,12 +279,11 @@ class Flow:
             FssError: a step cannot be done; the text says which and why.
         """
         if not refresh:
-            found = find_measured(self.store, spec, layers=layers)
+            found = find_measured(self.store, spec, layers=layers, stop=stop)
             if found is not None and not found.missing:
                 return found
-        run = _Run(self, spec, layers, refresh=refresh)
-        run.measure()
-        complete = find_measured(self.store, spec, layers=layers)
+        _Run(self, spec, layers, stop, refresh=refresh).measure()
+        complete = find_measured(self.store, spec, layers=layers, stop=stop)
         assert complete is not None
         assert not complete.missing
         return complete
@@ -275,10 +292,19 @@ class Flow:
 class _Run:
     """One measurement under way: the network, its images, and what is still to do."""
 
-    def __init__(self, flow: Flow, spec: MeasurementSpec, layers: Sequence[str] | None, *, refresh: bool) -> None:
+    def __init__(
+        self,
+        flow: Flow,
+        spec: MeasurementSpec,
+        layers: Sequence[str] | None,
+        stop: StopRule | None,
+        *,
+        refresh: bool,
+    ) -> None:
         self.flow = flow
         self.spec = spec
         self.layers = layers
+        self.stop = stop
         self.dataset: Dataset = load_dataset(spec.training.dataset)
         if spec.num_images > len(self.dataset.probe):
             raise ValueError(
@@ -428,7 +454,7 @@ class _Run:
 
     def _measure_layer(self, layer: str, cost: float, *, wait: bool) -> bool:
         """Complete one layer; False if another process is busy with it and ``wait`` is not set."""
-        share = cost / len(chunks(self.spec.num_images))
+        end = self._done + cost
         self.flow._tell("measure", self._done, self._total, layer)
         try:
             with self.flow.store.claim(
@@ -438,15 +464,30 @@ class _Run:
                     "wait", self._done, self._total, f"another process is busy with {layer}"
                 ),
             ):
-                for chunk in chunks(self.spec.num_images):
-                    self._measure_chunk(layer, chunk, share)
-                    self._done += share
+                seen = 0
+                for look in self._looks():
+                    share = cost * (look - seen) / self.spec.num_images
+                    self._measure_chunk(layer, chunks(look)[-1], share)
+                    self._done, seen = self._done + share, look
                     self.flow._tell("measure", self._done, self._total, layer)
+                    if self.stop is not None and self._is_complete(layer):
+                        break
         except LeaseHeldError:
             if wait:
                 raise
             return False
+        self._done = end
         return True
+
+    def _looks(self) -> list[int]:
+        """After how many images to save what a layer has, and to ask whether it needs more."""
+        if self.stop is None:
+            return [chunk.stop for chunk in chunks(self.spec.num_images)]
+        return [*range(IMAGES_PER_LOOK, self.spec.num_images, IMAGES_PER_LOOK), self.spec.num_images]
+
+    def _is_complete(self, layer: str) -> bool:
+        found = self.archive.load(self.spec.num_images, attack=self.attack, layers=[layer], stop=self.stop)
+        return found is not None and not found[1]
 
     def _measure_chunk(self, layer: str, chunk: Chunk, share: float) -> None:
         """Measure what is missing of a layer's chunk: filters never measured, and images beyond those that were."""

@@ -97,9 +97,20 @@ def standard_error(influence: Values) -> float:
     return float(np.sqrt(np.sum(influence**2) / (num_images * (num_images - 1))))
 
 
-def linear_interval(score: float, influence: Values, level: float) -> tuple[float, float]:
-    """Compute the interval of the linearised score, by Student's t."""
-    half = float(special.stdtrit(max(len(influence) - 1, 1), (1 + level) / 2)) * standard_error(influence)
+def linear_interval(score: float, influence: Values, level: float, num_contributing: int) -> tuple[float, float]:
+    """Compute the interval of the linearised score, by Student's t.
+
+    Args:
+        score: the estimate.
+        influence: float64 (N,), each image's share in its error.
+        level: of the two-sided interval.
+        num_contributing: images that say anything about the spread of the influence; its degrees of freedom are one
+            fewer.
+
+    Returns:
+        Its ends.
+    """
+    half = float(special.stdtrit(max(num_contributing - 1, 1), (1 + level) / 2)) * standard_error(influence)
     return score - half, score + half
 
 
@@ -137,21 +148,44 @@ def betting_interval(estimand: Estimand, q: Values, z: Values, level: float) -> 
     Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", 2024, with a pivot
     for a ratio of means (this project).
     """
-    values, counts = np.unique(np.stack([q, z]), axis=1, return_counts=True)
-    needed = np.log(2 / (1 - level))
-
-    def excluded(score: float, side: int) -> bool:
-        low, high = estimand.pivot_bounds(score)
-        largest = high if side < 0 else -low
-        if largest <= 0:
-            return True
-        gains = 1 + side * _STAKES[:, None] / largest * estimand.pivot(score, values[0], values[1])
-        with np.errstate(divide="ignore"):
-            capital = (counts * np.log(np.maximum(gains, 0))).sum(axis=1)
-        return bool(np.logaddexp.reduce(capital) - np.log(len(_STAKES)) >= needed)
-
+    bet = Bet(estimand, q, z, level)
     centre = estimand.estimate(q, z)
-    return _edge(lambda s: excluded(s, 1), centre, -1), _edge(lambda s: excluded(s, -1), centre, 1)
+    return _edge(bet.excludes_as_too_low, centre, -1), _edge(bet.excludes_as_too_high, centre, 1)
+
+
+class Bet:
+    """What a gambler who has seen some images has won against each possible score.
+
+    Args:
+        estimand: which score.
+        q: float64 (N,) in [0, 1].
+        z: float64 (N,), 0 or 1.
+        level: of the two-sided interval; each side errs with probability (1 − ``level``) / 2 at most, however often it
+            is looked at while images arrive (Ville).
+    """
+
+    def __init__(self, estimand: Estimand, q: Values, z: Values, level: float) -> None:
+        """Gather the images that are alike."""
+        self._estimand = estimand
+        self._values, self._counts = np.unique(np.stack([q, z]), axis=1, return_counts=True)
+        self._needed = np.log(2 / (1 - level))
+
+    def excludes_as_too_low(self, score: float) -> bool:
+        """Say whether the true score is shown to be above ``score``."""
+        return self._wins(score, 1, -self._estimand.pivot_bounds(score)[0])
+
+    def excludes_as_too_high(self, score: float) -> bool:
+        """Say whether the true score is shown to be below ``score``."""
+        return self._wins(score, -1, self._estimand.pivot_bounds(score)[1])
+
+    def _wins(self, score: float, side: int, largest_loss: float) -> bool:
+        if largest_loss <= 0:
+            return True
+        pivot = self._estimand.pivot(score, self._values[0], self._values[1])
+        gains = 1 + side * _STAKES[:, None] / largest_loss * pivot
+        with np.errstate(divide="ignore"):
+            capital = (self._counts * np.log(np.maximum(gains, 0))).sum(axis=1)
+        return bool(np.logaddexp.reduce(capital) - np.log(len(_STAKES)) >= self._needed)
 
 
 def _edge(excluded: Callable[[float], bool], centre: float, direction: int) -> float:

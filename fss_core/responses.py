@@ -147,6 +147,11 @@ class LayerResponse:
     predictions: Predictions
 
     @property
+    def num_images(self) -> int:
+        """The images it was measured on: the first ones."""
+        return self.predictions.num_images
+
+    @property
     def zero_gradient_share(self) -> float | None:
         """Fraction of filtered networks and images whose attack had no gradient; ``None`` if not attacked anew."""
         found = self.predictions.zero_gradient
@@ -166,6 +171,8 @@ class Responses:
         unfiltered: predictions (N,) of the unfiltered network, on the same images.
         layers: in network order.
         notes: what was not as asked for, in words.
+        sequential: layers took images only until their calls were decided, so that some have fewer than N, and
+            intervals must hold at any stopping time.
     """
 
     spec: ResponseSpec
@@ -176,6 +183,7 @@ class Responses:
     unfiltered: Predictions
     layers: tuple[LayerResponse, ...]
     notes: tuple[str, ...] = ()
+    sequential: bool = False
 
     @property
     def num_images(self) -> int:
@@ -213,6 +221,7 @@ class Responses:
         num_thresholds = self.spec.num_thresholds
         for layer in self.layers:
             facts = layer.facts
+            labels = self.labels[: layer.num_images]
             columns: dict[str, Any] = {
                 "threshold": facts.thresholds if facts.thresholds.size else np.full(num_thresholds, np.nan),
                 "position": self.positions,
@@ -221,9 +230,9 @@ class Responses:
                 chosen = [index for index, row in enumerate(self.rows) if row.filter == name]
                 columns |= {
                     "kept_fraction": facts.kept_fraction[chosen].mean(axis=0),
-                    "clean_accuracy": (layer.predictions.clean[chosen] == self.labels).mean(axis=(0, 2)),
-                    "adversarial_accuracy": (layer.predictions.adversarial[chosen] == self.labels).mean(axis=(0, 2)),
-                    "num_images": self.num_images,
+                    "clean_accuracy": (layer.predictions.clean[chosen] == labels).mean(axis=(0, 2)),
+                    "adversarial_accuracy": (layer.predictions.adversarial[chosen] == labels).mean(axis=(0, 2)),
+                    "num_images": layer.num_images,
                 }
                 if layer.predictions.zero_gradient is not None:
                     columns["zero_gradient_share"] = layer.predictions.zero_gradient[chosen].mean(axis=(0, 2))

@@ -30,6 +30,12 @@ CONTROL_FILTER: Filter = "random"
 GLOBAL_LAYER = "(all layers)"
 """The name under which whole-network filtering appears where a layer is expected."""
 
+IMAGES_PER_LOOK = 50
+"""Images between two looks at whether a layer's calls are decided, under ``--effort labels``."""
+
+PREVIEW_IMAGES, PREVIEW_THRESHOLDS = 64, 7
+"""What ``--effort preview`` measures."""
+
 IMAGES_PER_CHUNK = 100
 """Images per stored chunk of a response; a larger number of images re-uses the chunks of a smaller."""
 
