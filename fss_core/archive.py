@@ -206,7 +206,7 @@ class ResponseArchive:
         header = self.header()
         known = [self.unfiltered(chunk) for chunk in chunks(num_images)] if header else []
         unfiltered = [piece for piece in known if piece is not None]
-        if header is None or len(unfiltered) < len(known):
+        if header is None or not unfiltered or len(unfiltered) < len(known):
             return None
         empty = Responses(
             spec=self.spec,

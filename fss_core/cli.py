@@ -68,7 +68,10 @@ def _filters(text: str) -> tuple[Filter, ...]:
 
 
 def _names(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
+    names = [name for name in text.split(",") if name]
+    if not names:
+        raise argparse.ArgumentTypeError(f"name at least one layer, several with commas; got {text!r}")
+    return names
 
 
 def _epochs(text: str) -> list[int]:
@@ -336,6 +339,10 @@ def _print_measured(measured: Measured, options: argparse.Namespace) -> int:
     else:
         tables = known if options.table == "all" else [options.table]
     lines = reports.heading(measured, scores) + reports.score_table(measured, scores, tables) + reports.legend(scores)
+    if options.effort == "preview":
+        lines.insert(
+            0, "Preview: few images and thresholds, so intervals are wide; run again without --effort preview."
+        )
     print("\n".join(lines))
     return 0
 

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-import torch.fx.passes.shape_prop
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torchvision.models.shufflenetv2 import channel_shuffle
@@ -72,7 +71,7 @@ def make_engine(name: EngineName, model: nn.Module, image_shape: tuple[int, ...]
     sample = torch.linspace(0, 1, 2 * torch.Size(image_shape).numel(), device=device).reshape(2, *image_shape)
     if name == "fast":
         try:
-            return FastEngine(model, sample)
+            return FastEngine(copy.deepcopy(model), sample)  # it rewrites what it is given, also when it fails
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             warnings.warn(
@@ -134,7 +133,7 @@ class _PreparedWhole:
 
     def predict(self, weights: Mapping[str, Tensor]) -> Tensor:
         with torch.no_grad(), self.engine.replaced(weights) as model:
-            return model(self.pixels).argmax(1)  # type: ignore[no-any-return]
+            return model(self.pixels.clone()).argmax(1)  # type: ignore[no-any-return]
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -189,8 +188,7 @@ def _shuffle_channels(maps: Tensor, groups: int) -> Tensor:
     return _channels_first(grouped.transpose(3, 4).flatten(3))
 
 
-_REPLACEMENTS: dict[Any, Any] = {
-    channel_shuffle: _shuffle_channels,
+_OUT_OF_PLACE: dict[Any, Any] = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,
     operator.imul: operator.mul,
@@ -198,24 +196,64 @@ _REPLACEMENTS: dict[Any, Any] = {
 }
 
 
-def _forbid_in_place(graph: fx.Graph) -> None:
+def _is_in_place(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(modules[str(node.target)], "inplace", False))
+    if node.op not in ("call_function", "call_method"):
+        return False
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    ends = name.endswith("_") and not name.endswith("__")
+    return bool(node.kwargs.get("inplace")) or node.target in _OUT_OF_PLACE or ends
+
+
+def _forbid_in_place(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> None:
     """Make every operation return a new tensor, since what several filters share must not be overwritten.
 
     Raises:
-        ValueError: an in-place operation has no counterpart.
+        ValueError: an in-place operation has no counterpart, or what it overwrites is used again.
     """
-    for node in graph.nodes:
-        if node.kwargs.get("inplace"):
+    place = {node: index for index, node in enumerate(graph.nodes)}
+    # All of them first: switching off a module that is called twice would hide its second call.
+    in_place = [node for node in graph.nodes if _is_in_place(node, modules)]
+    for node in in_place:
+        overwritten = node.all_input_nodes[0]
+        if any(place[user] > place[node] for user in overwritten.users):
+            raise ValueError(f"{overwritten} is overwritten by {node} and used again")
+    for node in in_place:
+        if node.op == "call_module":
+            modules[str(node.target)].inplace = False  # type: ignore[assignment]
+        elif node.kwargs.get("inplace"):
             node.kwargs = {**node.kwargs, "inplace": False}
-        if node.op == "call_function":
-            node.target = _REPLACEMENTS.get(node.target, node.target)
-            name = getattr(node.target, "__name__", "")
-            if name.endswith("_") and not name.endswith("__"):
-                node.target = getattr(torch, name[:-1], None) or getattr(F, name[:-1])
-        elif node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__"):
-            if not hasattr(Tensor, node.target[:-1]):
+        elif node.op == "call_function":
+            name = getattr(node.target, "__name__", "")[:-1]
+            node.target = _OUT_OF_PLACE.get(node.target) or getattr(torch, name, None) or getattr(F, name)
+        else:
+            if not hasattr(Tensor, str(node.target)[:-1]):
                 raise ValueError(f"in-place operation {node.target} cannot be replaced")
-            node.target = node.target[:-1]
+            node.target = str(node.target)[:-1]
+
+
+def _keep_channels_last(graph: fx.Graph) -> None:
+    """Replace operations that need, or make, tensors in the other memory format."""
+    for node in graph.nodes:
+        if node.target is channel_shuffle:
+            node.target = _shuffle_channels
+        elif node.op == "call_method" and node.target == "view" and torch.dtype not in map(type, node.args):
+            node.target = "reshape"
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a graph and notes the shape of every tensor in it."""
+
+    def __init__(self, root: fx.GraphModule) -> None:
+        super().__init__(root)
+        self.found: dict[fx.Node, tuple[int, ...]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            self.found[n] = tuple(result.shape)
+        return result
 
 
 class FastEngine:
@@ -231,18 +269,16 @@ class FastEngine:
 
     def __init__(self, model: nn.Module, sample: Tensor) -> None:
         """Trace, simplify, and check the result against the plain network."""
-        for module in model.modules():
-            if getattr(module, "inplace", False):
-                module.inplace = False  # type: ignore[assignment]
         with torch.no_grad():
-            expected: Tensor = model(sample)
+            expected: Tensor = model(sample.clone())
             self.num_classes = int(expected.shape[-1])
             self._owner = {id(module.weight): name for name, module in filterable_modules(model).items()}
             tracer = fx.Tracer(autowrap_functions=(channel_shuffle,))
             self._root = fx.GraphModule(model, tracer.trace(model))
             self._graph = self._root.graph
-            _forbid_in_place(self._graph)
             self._modules: dict[str, nn.Module] = dict(self._root.named_modules(remove_duplicate=False))
+            _forbid_in_place(self._graph, self._modules)
+            _keep_channels_last(self._graph)
             self._scales: dict[str, Tensor] = {}
             self._calls = self._find_calls()
             self._fold_batch_norms()
@@ -268,6 +304,8 @@ class FastEngine:
                 calls[self._owner[id(module.weight)]].append(node)
             elif node.op == "get_attr" and id(operator.attrgetter(node.target)(self._root)) in self._owner:
                 raise ValueError(f"{node.target} is used outside its module")
+            elif module is not None and any(isinstance(part, nn.Conv2d | nn.Linear) for part in module.modules()):
+                raise ValueError(f"{node.target} runs layers of its own")
         return calls
 
     def _fold_batch_norms(self) -> None:
@@ -294,14 +332,15 @@ class FastEngine:
 
     def _make_dense(self, sample: Tensor) -> dict[fx.Node, str]:
         """Give each convolution on a small map a matrix beside it; return node → name of that module."""
-        fx.passes.shape_prop.ShapeProp(self._root).propagate(sample)
+        shapes = _Shapes(self._root)
+        shapes.run(sample.clone())
         dense: dict[fx.Node, str] = {}
         for nodes in self._calls.values():
             for node in nodes:
                 conv, (source, *_) = self._module(node), node.all_input_nodes
                 if not isinstance(conv, nn.Conv2d) or conv.groups > 1 or conv.padding_mode != "zeros":
                     continue
-                shape = tuple(source.meta["tensor_meta"].shape[1:])
+                shape = shapes.found[source][1:]
                 num_pixels, num_taps = torch.Size(shape[1:]).numel(), torch.Size(conv.kernel_size).numel()
                 if num_pixels == 1 or num_pixels < num_taps:
                     dense[node] = f"dense_{len(dense)}"

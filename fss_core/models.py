@@ -268,7 +268,7 @@ def describe_layers(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str,
         weights live: other images may run it, or its weight may be used without it.
 
     Raises:
-        NotFiniteError: a layer's weights hold NaN or infinity.
+        NotFiniteError: a layer's weights, or the network's other parameters, hold NaN or infinity.
         ValueError: a layer computes its weight from others at every call.
 
     Source: METHOD, "Words" and "Invariance" (kinds, relative depth).
@@ -312,7 +312,16 @@ def describe_layers(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str,
             num_products=products[name],
         )
         layers[name] = LayerGeometry(layer=layer, weight=weight, live=mask)
+    _refuse_nan(model)
     return layers
+
+
+def _refuse_nan(model: nn.Module) -> None:
+    """Look at biases and normalisation too; a buffer may hold infinity, as a mask for attention does."""
+    broken = [name for name, parameter in model.named_parameters() if not bool(torch.isfinite(parameter).all())]
+    broken += [name for name, buffer in model.named_buffers() if bool(torch.isnan(buffer).any())]
+    if broken:
+        raise NotFiniteError(f"{broken[0]!r} holds NaN or infinity; train again or import sound weights")
 
 
 def check_device(device: str) -> None:

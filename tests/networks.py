@@ -103,9 +103,9 @@ def make_lively(model: nn.Module, pixels: Tensor, classifier: str, *, seed: int 
     last = model.get_submodule(classifier)
     handle = last.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     with torch.no_grad():
-        model(pixels)
+        model(pixels.clone())
         model.eval()
-        model(pixels)
+        model(pixels.clone())
         handle.remove()
         dimensions = [0, *range(2, outputs[-1].ndim)]
         mean, std = outputs[-1].mean(dimensions), outputs[-1].std(dimensions) + 1e-12

@@ -426,9 +426,7 @@ def test_a_filter_that_changes_nothing_is_shown_as_such() -> None:
         row = one(found, "low_pass", kind)
         assert row.certainty == "not measurable"
         assert row.call is None
-        assert row.reason == (
-            "this filter removes no weight that can change the output (10 of 100 weights are dead)"
-        )
+        assert row.reason == ("this filter removes no weight that can change the output (10 of 100 weights are dead)")
         assert all(one(found, name, kind).score is not None for name in ("high_pass", "pulse", "mean"))
 
 
@@ -470,9 +468,7 @@ def test_the_order_of_images_does_not_matter(change: float, reference_curve: Any
 
 def test_four_times_the_images_halve_the_width() -> None:
     responses = random_responses(4, num_images=250, change=0.6)
-    for few, many in zip(
-        score_responses(responses).rows, score_responses(repeated(responses, 4)).rows, strict=True
-    ):
+    for few, many in zip(score_responses(responses).rows, score_responses(repeated(responses, 4)).rows, strict=True):
         assert many.score == pytest.approx(few.score, abs=1e-12)
         widths = [row.high - row.low for row in (few, many)]  # type: ignore[operator]
         assert widths[0] / widths[1] == pytest.approx(2, rel=0.01)

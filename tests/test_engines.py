@@ -1,0 +1,484 @@
+"""Two engines, one answer: ``fast`` predicts what plain full forward passes predict, on whatever network."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from networks import (
+    IMAGE_SHAPE,
+    NUM_CLASSES,
+    Plain,
+    make_branches,
+    make_data_dependent,
+    make_images,
+    make_lively,
+    make_plain,
+    snapshot,
+    unsettle,
+)
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fss_core.attacks import attack
+from fss_core.data import load_dataset
+from fss_core.engines import FastEngine, ReferenceEngine, UntraceableNetworkWarning, make_engine
+from fss_core.models import build_network, describe_layers
+from fss_core.responses import Responses, measure_responses
+from fss_core.specs import AttackSpec
+
+EPSILON = 16 / 255
+
+
+def different_cells(one: Responses, other: Responses) -> list[int]:
+    """For each accuracy of a response, clean or adversarial: how many images are predicted otherwise."""
+    counts: list[int] = []
+    for a, b in zip(one.layers, other.layers, strict=True):
+        assert a.facts.name == b.facts.name
+        for own, others in (
+            (a.predictions.clean, b.predictions.clean),
+            (a.predictions.adversarial, b.predictions.adversarial),
+        ):
+            counts += (own != others).sum(-1).flatten().tolist()
+    return counts
+
+
+def num_distinct(responses: Responses) -> int:
+    """How many filtered networks answer differently: a comparison of constants would show nothing."""
+    rows = [layer.predictions.clean.reshape(-1, responses.num_images) for layer in responses.layers]
+    return len({row.tobytes() for row in np.concatenate(rows)})
+
+
+def answers(model: nn.Module, pixels: Tensor) -> npt.NDArray[np.int64]:
+    with torch.no_grad():
+        return model(pixels.clone()).argmax(1).numpy()
+
+
+# The paper's networks -------------------------------------------------------------------------------------
+
+
+FOUR = [
+    ("resnet18", ["conv1", "layer1.1.conv2", "layer2.0.downsample.0", "layer3.0.conv1", "layer4.1.conv2", "fc"], "fc"),
+    ("resnet50", ["conv1", "layer3.0.downsample.0", "layer4.0.conv2", "fc"], "fc"),
+    (
+        "squeezenet1_1",
+        ["features.0", "features.3.squeeze", "features.4.expand3x3", "features.12.expand1x1", "classifier.1"],
+        "classifier.1",
+    ),
+    (
+        "shufflenet_v2_x1_0",
+        [
+            "conv1.0",
+            "stage2.0.branch1.0",
+            "stage2.0.branch2.3",
+            "stage3.4.branch2.5",
+            "stage4.3.branch2.3",
+            "conv5.0",
+            "fc",
+        ],
+        "fc",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[Tensor, Tensor]:
+    probe = load_dataset("mnist5k").probe
+    return probe.pixels()[:60], torch.from_numpy(np.array(probe.labels[:60]))
+
+
+def make_network(name: str, classifier: str, pixels: Tensor) -> nn.Module:
+    return make_lively(build_network(name, dataset="mnist5k"), pixels, classifier)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "classifier"),
+    [pytest.param(*row, id=row[0], marks=[pytest.mark.slow] if row[0] == "resnet50" else []) for row in FOUR],
+)
+def test_fast_equals_reference_on_the_paper_s_networks(
+    name: str, layers: list[str], classifier: str, digits: tuple[Tensor, Tensor]
+) -> None:
+    pixels, labels = (tensor[:10] for tensor in digits)
+    model = make_network(name, classifier, digits[0])
+    adversarial = attack(model, pixels, labels, epsilon=EPSILON)
+    fast, reference = (
+        measure_responses(model, pixels, labels, adversarial, layers=layers, num_thresholds=3, engine=engine)
+        for engine in ("fast", "reference")
+    )
+    assert fast.notes == ()
+    assert len(set(reference.unfiltered.clean)) > 3
+    assert num_distinct(reference) > 10
+    counts = different_cells(fast, reference)
+    assert len(counts) == 2 * 3 * 3 * len(layers)
+    assert sum(counts) == 0
+
+
+def test_fast_equals_reference_on_every_layer(digits: tuple[Tensor, Tensor]) -> None:
+    pixels, labels = (tensor[:6] for tensor in digits)
+    model = make_network("squeezenet1_1", "classifier.1", digits[0])
+    adversarial = attack(model, pixels, labels, epsilon=EPSILON)
+    fast, reference = (
+        measure_responses(model, pixels, labels, adversarial, num_thresholds=7, engine=engine)  # type: ignore[arg-type]
+        for engine in ("fast", "reference")
+    )
+    counts = different_cells(fast, reference)
+    assert len(counts) > 1000
+    assert max(counts) <= 1
+    assert sum(counts) <= len(counts) / 1000
+
+
+def test_fast_equals_reference_when_every_filtered_network_is_attacked(digits: tuple[Tensor, Tensor]) -> None:
+    pixels, labels = (tensor[:12] for tensor in digits)
+    model = make_network("shufflenet_v2_x1_0", "fc", digits[0])
+    spec = AttackSpec(epsilon=EPSILON, mode="adaptive")
+    layers = ["conv1.0", "stage3.0.branch2.3", "fc"]
+    fast, reference = (
+        measure_responses(model, pixels, labels, attack=spec, layers=layers, num_thresholds=4, engine=engine)
+        for engine in ("fast", "reference")
+    )
+    counts = np.array(different_cells(fast, reference))
+    assert (counts <= 2).mean() >= 0.99
+    assert num_distinct(reference) > 5
+
+
+# A network with everything that engines trip over ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_fast_equals_reference_on_branches(seed: int, scope: str) -> None:
+    model, (pixels, labels) = make_branches(seed), make_images(30, seed=seed)
+    adversarial = attack(model, pixels, labels, epsilon=EPSILON)
+    filters = ("high_pass", "low_pass", "pulse", "random")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fast, reference = (
+            measure_responses(
+                model,
+                pixels,
+                labels,
+                adversarial,
+                filters=filters,  # type: ignore[arg-type]
+                num_thresholds=9,
+                engine=engine,
+                scope=scope,  # type: ignore[arg-type]
+            )
+            for engine in ("fast", "reference")
+        )
+    assert sum(different_cells(fast, reference)) == 0
+    assert num_distinct(reference) > (10 if scope == "global" else 50)
+    assert np.array_equal(reference.unfiltered.clean, answers(model, pixels))
+
+
+@pytest.mark.parametrize("name", ["fast", "reference"])
+def test_an_engine_s_parts_agree_with_the_network(name: str) -> None:
+    """Whatever layers are lent other weights, alone or together, prepared or as a whole network."""
+    model, (pixels, _) = make_branches(), make_images(30)
+    engine = make_engine(name, model, IMAGE_SHAPE)  # type: ignore[arg-type]
+    assert isinstance(engine, FastEngine if name == "fast" else ReferenceEngine)
+    assert engine.num_classes == NUM_CLASSES
+    layers = list(describe_layers(model, IMAGE_SHAPE))
+    chosen = [[], *([layer] for layer in layers), *itertools.combinations(layers[::3], 2), layers]
+    for group in chosen:
+        weights = {layer: model.get_parameter(f"{layer}.weight").detach() * -0.7 for layer in group}
+        changed = make_branches()
+        with torch.no_grad():
+            for layer, weight in weights.items():
+                changed.get_parameter(f"{layer}.weight").copy_(weight)
+            expected = changed(pixels)
+        prepared = engine.prepare(pixels, group)
+        assert prepared.predict(weights).tolist() == expected.argmax(1).tolist(), group
+        with engine.replaced(weights) as network, torch.no_grad():
+            torch.testing.assert_close(network(pixels), expected, rtol=1e-4, atol=1e-4)
+        unchanged = {layer: model.get_parameter(f"{layer}.weight").detach() for layer in group}
+        assert prepared.predict(unchanged).tolist() == answers(model, pixels).tolist()
+
+
+@pytest.mark.parametrize("name", ["fast", "reference"])
+def test_what_is_lent_is_given_back_also_after_an_error(name: str) -> None:
+    model, (pixels, _) = make_branches(), make_images(10)
+    engine = make_engine(name, model, IMAGE_SHAPE)  # type: ignore[arg-type]
+    zeros = {"stem": torch.zeros_like(model.get_parameter("stem.weight")).detach()}
+
+    def fail() -> None:
+        with engine.replaced(zeros):
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
+    assert engine.prepare(pixels, []).predict({}).tolist() == answers(model, pixels).tolist()
+    assert engine.prepare(pixels, ["hidden"]).predict(
+        {"hidden": model.get_parameter("hidden.weight").detach()}
+    ).tolist() == (answers(model, pixels).tolist())
+
+
+@pytest.mark.parametrize("name", ["fast", "reference"])
+def test_gradients_reach_the_pixels_through_a_lent_network(name: str) -> None:
+    model, (pixels, labels) = make_branches(), make_images(10)
+    engine = make_engine(name, model, IMAGE_SHAPE)  # type: ignore[arg-type]
+    weights = {"grouped": model.get_parameter("grouped.weight").detach() * 0.5}
+    with engine.replaced(weights) as network:
+        inputs = pixels.clone().requires_grad_()
+        functional.cross_entropy(network(inputs), labels).backward()
+    with torch.no_grad():
+        model.get_parameter("grouped.weight").mul_(0.5)
+    expected = pixels.clone().requires_grad_()
+    functional.cross_entropy(model(expected), labels).backward()
+    torch.testing.assert_close(inputs.grad, expected.grad, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["fast", "reference"])
+@pytest.mark.parametrize("make", [make_branches, make_data_dependent])
+@pytest.mark.filterwarnings("ignore::fss_core.engines.UntraceableNetworkWarning")
+def test_an_engine_leaves_the_model_as_it_was(name: str, make: Callable[[], nn.Module]) -> None:
+    model = unsettle(make())
+    before = snapshot(model)
+    engine = make_engine(name, model, IMAGE_SHAPE)  # type: ignore[arg-type]
+    layer = next(iter(describe_layers(model, IMAGE_SHAPE)))
+    engine.prepare(make_images(4)[0], [layer]).predict(
+        {layer: torch.zeros(model.get_parameter(f"{layer}.weight").shape)}
+    )
+    assert snapshot(model) == before
+
+
+# Networks that are hard to follow -------------------------------------------------------------------------
+
+
+class _Statement(Plain):
+    """In-place operations as statements, whose results are used under the old name."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.norm(self.first(pixels))
+        x.relu_()
+        x = self.second(x)
+        functional.relu_(x)
+        return self.classifier(x.mean((2, 3)))
+
+
+class _RareStatement(Plain):
+    """An in-place statement that redder images feel, and a ramp from black to white does not."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        redness = functional.relu(pixels[:, :1] - pixels[:, 2:])[..., ::2, ::2]
+        x = functional.relu(self.norm(self.first(pixels))) + 100 * redness
+        x.clamp_(max=20)
+        return self.classifier(functional.relu(self.second(x)).mean((2, 3)))
+
+
+class _ViewOfMap(Plain):
+    """``view`` where ``flatten`` would do: it asks for a layout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(96, NUM_CLASSES)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = functional.relu(self.second(functional.relu(self.norm(self.first(pixels)))))
+        return self.classifier(x.view(x.size(0), -1))
+
+
+class _PreActivation(Plain):
+    """The shortcut sees what the in-place activation left behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.activation = nn.ReLU(inplace=True)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.norm(self.first(pixels))
+        y = self.second(self.activation(x))
+        return self.classifier((x + y).mean((2, 3)))
+
+
+class _Attention(Plain):
+    """A module of torch's own that uses the weights of the layers inside it without running them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = functional.relu(self.norm(self.first(pixels))).flatten(2).transpose(1, 2)
+        return self.classifier(self.attention(x, x, x)[0].mean(1))
+
+
+class _Transformer(Plain):
+    """A module of torch's own with layers inside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.TransformerEncoderLayer(6, 2, 12, batch_first=True)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = functional.relu(self.norm(self.first(pixels))).flatten(2).transpose(1, 2)
+        return self.classifier(self.encoder(x).mean(1))
+
+
+class _FunctionalWeight(Plain):
+    """A layer's weight used without the layer."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = functional.conv2d(pixels, self.first.weight, stride=2, padding=1)
+        x = functional.relu(self.second(functional.relu(self.norm(x))))
+        return self.classifier(x.mean((2, 3)))
+
+
+class _OneOfTwo(Plain):
+    """Bright and dark images run through different layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dark = nn.Conv2d(6, 6, 3, padding=1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = functional.relu(self.norm(self.first(pixels)))
+        x = self.second(x) if float(pixels.mean()) > 0.1 else self.dark(x)
+        return self.classifier(functional.relu(x).mean((2, 3)))
+
+
+class _Tied(Plain):
+    """Two modules with one weight and different biases, and one normalisation used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Conv2d(6, 6, 3, padding=1, groups=2)
+        self.other.weight = self.second.weight
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = functional.relu(self.norm(self.first(pixels)))
+        x = self.norm(self.other(functional.relu(self.second(x))))
+        return self.classifier(functional.relu(x).mean((2, 3)))
+
+
+class _Forked(Plain):
+    """A convolution's output used both before and after its normalisation, which must then not be folded."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.first(pixels)
+        return self.classifier(functional.relu(self.second(self.norm(x) * 0.5 + x)).mean((2, 3)))
+
+
+class _NormalisesInPlace(Plain):
+    """A network that overwrites the images it is given."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return super().forward(pixels.sub_(0.1).mul_(2))
+
+
+class _Hooked(Plain):
+    """A hook that changes what a layer returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first.register_forward_hook(_negate)
+
+
+def _negate(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return -output
+
+
+HARD = [
+    _Statement,
+    _RareStatement,
+    _ViewOfMap,
+    _PreActivation,
+    _Attention,
+    _Transformer,
+    _FunctionalWeight,
+    _OneOfTwo,
+    _Tied,
+    _Forked,
+    _NormalisesInPlace,
+    _Hooked,
+]
+
+
+@pytest.mark.parametrize("network", HARD)
+@pytest.mark.filterwarnings("ignore::fss_core.engines.UntraceableNetworkWarning")
+def test_fast_is_right_or_falls_back_on_networks_that_are_hard_to_follow(network: type[nn.Module]) -> None:
+    """Against the network itself, with one layer's weights changed at a time by hand."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = make_lively(network(), make_images(64, seed=1)[0], "classifier")
+    pixels, labels = make_images(30)
+    before = pixels.clone()
+    both = {
+        engine: measure_responses(model, pixels, labels, pixels, num_thresholds=5, engine=engine)  # type: ignore[arg-type]
+        for engine in ("reference", "fast")
+    }
+    assert torch.equal(pixels, before)
+    assert num_distinct(both["reference"]) > 8
+    for engine, responses in both.items():
+        assert np.array_equal(responses.unfiltered.clean, answers(model, pixels)), engine
+        for layer in responses.layers:
+            weight = model.get_parameter(f"{layer.facts.name}.weight")
+            raw = weight.detach().clone()
+            for k, threshold in enumerate(layer.facts.thresholds):
+                with torch.no_grad():
+                    weight.copy_(raw.masked_fill(raw.double() <= threshold, 0))
+                expected = answers(model, torch.cat([pixels, pixels]))[: len(pixels)]
+                with torch.no_grad():
+                    weight.copy_(raw)
+                assert np.array_equal(layer.predictions.clean[0, k], expected), (engine, layer.facts.name, k)
+
+
+# Falling back ---------------------------------------------------------------------------------------------
+
+
+def test_a_network_that_cannot_be_traced_is_measured_by_the_reference_engine_and_says_so() -> None:
+    model, (pixels, labels) = make_data_dependent(), make_images(20)
+    with pytest.warns(
+        UntraceableNetworkWarning, match=r"^the network cannot be traced \([^\n]*\); the reference engine"
+    ):
+        responses = measure_responses(model, pixels, labels, pixels, num_thresholds=5)
+    assert responses.notes == ("measured by the reference engine: the network cannot be traced",)
+    assert responses.notes[0] in responses.cautions
+    expected = measure_responses(make_plain(), pixels, labels, pixels, num_thresholds=5, engine="reference")
+    assert sum(different_cells(responses, expected)) == 0
+    assert expected.notes == ()
+
+
+def test_the_reference_engine_never_traces() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert isinstance(make_engine("reference", make_data_dependent(), IMAGE_SHAPE), ReferenceEngine)
+        assert isinstance(make_engine("fast", make_plain(), IMAGE_SHAPE), FastEngine)
+
+
+def test_falling_back_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.warns(UntraceableNetworkWarning):
+        make_engine("fast", make_data_dependent(), IMAGE_SHAPE)
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        make_engine("fast", _ViewOfMap().eval(), IMAGE_SHAPE)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_engines_leave_the_random_state_alone() -> None:
+    state = torch.get_rng_state()
+    for name in ("fast", "reference"):
+        make_engine(name, make_branches(), IMAGE_SHAPE).prepare(make_images(2)[0], ["stem"])  # type: ignore[arg-type]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", ["fast", "reference"])
+def test_images_of_any_size_and_a_network_without_convolutions(name: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(7 * 3, 9), nn.ReLU(), nn.Linear(9, 4))
+    pixels = torch.rand(11, 1, 7, 3, generator=torch.Generator().manual_seed(0))
+    responses = measure_responses(
+        model,
+        pixels,
+        torch.arange(11) % 4,
+        pixels,
+        num_thresholds=3,
+        engine=name,  # type: ignore[arg-type]
+    )
+    assert [layer.facts.name for layer in responses.layers] == ["1", "3"]
+    assert responses.unfiltered.clean.tolist() == answers(model, pixels).tolist()

@@ -1,0 +1,94 @@
+"""The package as a whole: lazy, complete, documented, and free of the page."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fss_core
+
+SOURCES = sorted(Path(fss_core.__file__).parent.glob("*.py"))
+HEAVY = ("torch", "torchvision", "torchattacks", "pandas", "numpy", "scipy", "pyarrow", "mlxtend", "streamlit")
+
+
+def modules_after(statements: str) -> list[str]:
+    """Run statements in a fresh interpreter, and list the heavy packages it has loaded at the end."""
+    code = f"{statements}\nimport json, sys\nprint(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_the_probe_for_lazy_imports_works() -> None:
+    assert modules_after("import numpy") == ["numpy"]
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    assert modules_after("import fss_core\ndir(fss_core)\nimport fss_core.specs, fss_core.cli") == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"], ["score"], ["nonsense"]])
+def test_help_and_wrong_usage_load_nothing_heavy(arguments: list[str]) -> None:
+    run = f"import sys\nfrom fss_core.cli import main\ntry:\n    main({arguments})\nexcept SystemExit:\n    pass"
+    assert modules_after(run) == []
+
+
+def test_the_page_can_look_results_up_without_torch() -> None:
+    modules = "flow, store, scores, reports, checkpoints, data, archive, exports"
+    assert set(modules_after(f"from fss_core import {modules}")) <= {"numpy", "scipy"}
+
+
+@pytest.mark.parametrize("name", fss_core.__all__)
+def test_every_public_name_resolves(name: str) -> None:
+    found: Any = getattr(fss_core, name)
+    assert found.__doc__
+    assert name in dir(fss_core)
+
+
+def test_public_names_are_sorted_and_listed_once() -> None:
+    assert list(fss_core.__all__) == sorted(set(fss_core.__all__))
+    assert set(fss_core._HOMES) == set(fss_core.__all__)
+
+
+def test_the_contracts_names_are_there() -> None:
+    contract = {
+        "load_dataset",
+        "build_network",
+        "calibrate_epsilon",
+        "attack",
+        "measure_responses",
+        "score_responses",
+        "AttackSpec",
+    }
+    assert contract <= set(fss_core.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'fss_core' has no attribute 'nonsense'"):
+        fss_core.nonsense  # noqa: B018
+    assert not hasattr(fss_core, "_nothing")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_every_module_is_documented_and_knows_no_streamlit(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstring = ast.get_docstring(tree)
+    assert docstring
+    assert docstring.splitlines()[0].endswith((".", ":"))
+    imported = {
+        name.partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [own.name for own in node.names])
+    }
+    assert "streamlit" not in imported
+
+
+def test_the_scan_sees_the_package() -> None:
+    assert {"scores.py", "cli.py", "flow.py"} <= {path.name for path in SOURCES}
