@@ -8,8 +8,7 @@ downstream:
 - batch normalisation is folded into the convolution before it (masks are made from the raw weights);
 - tensors are kept channels-last, also where ShuffleNet shuffles channels;
 - a convolution on a map with fewer pixels than its kernel has taps becomes a matrix product, since most of its taps
-read
-  padding only.
+  read padding only.
 """
 
 from __future__ import annotations
@@ -23,10 +22,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torchvision.models.shufflenetv2 import channel_shuffle
 
+from fss_core.graphs import DenseConv, Plan, tensor_shapes, trace
 from fss_core.models import FilterableModule, filterable_modules
 from fss_core.specs import Engine as EngineName
 
@@ -143,119 +141,6 @@ def _device(model: nn.Module) -> torch.device:
 # The fast engine ------------------------------------------------------------------------------------------
 
 
-class DenseConv(nn.Module):
-    """A convolution on one small map size, as one matrix product.
-
-    Args:
-        conv: an ungrouped convolution.
-        input_shape: (C, H, W) of its input.
-    """
-
-    matrix: Tensor
-
-    def __init__(self, conv: nn.Conv2d, input_shape: tuple[int, ...]) -> None:
-        """Read the matrix off the convolution's answers to the unit images."""
-        super().__init__()
-        channels, height, width = input_shape
-        units = torch.eye(channels * height * width, device=conv.weight.device)
-        answers = _channels_last(conv(_channels_first(units.view(-1, height, width, channels))))
-        if conv.bias is not None:
-            answers = answers - conv.bias
-        self.output_shape = tuple(answers.shape[1:])
-        self.register_buffer("matrix", answers.flatten(1).t().contiguous())
-        self.bias = None if conv.bias is None else conv.bias.detach().repeat(torch.Size(self.output_shape[:2]).numel())
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Convolve ``maps`` (N, C, H, W), channels-last like the result."""
-        product = F.linear(_channels_last(maps).flatten(1), self.matrix, self.bias)
-        return _channels_first(product.view(-1, *self.output_shape))
-
-
-def _channels_last(maps: Tensor) -> Tensor:
-    """(N, C, H, W) → (N, H, W, C), without copying."""
-    return maps.permute(0, 2, 3, 1)
-
-
-def _channels_first(maps: Tensor) -> Tensor:
-    """(N, H, W, C) → (N, C, H, W), without copying: what torch calls the channels-last format."""
-    return maps.permute(0, 3, 1, 2)
-
-
-def _shuffle_channels(maps: Tensor, groups: int) -> Tensor:
-    """Deal the channels of each group out in turn, as torchvision's ``channel_shuffle``, but channels-last."""
-    last = _channels_last(maps)
-    grouped = last.reshape(*last.shape[:3], groups, -1)
-    return _channels_first(grouped.transpose(3, 4).flatten(3))
-
-
-_OUT_OF_PLACE: dict[Any, Any] = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-}
-
-
-def _is_in_place(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    if node.op == "call_module":
-        return bool(getattr(modules[str(node.target)], "inplace", False))
-    if node.op not in ("call_function", "call_method"):
-        return False
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    ends = name.endswith("_") and not name.endswith("__")
-    return bool(node.kwargs.get("inplace")) or node.target in _OUT_OF_PLACE or ends
-
-
-def _forbid_in_place(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> None:
-    """Make every operation return a new tensor, since what several filters share must not be overwritten.
-
-    Raises:
-        ValueError: an in-place operation has no counterpart, or what it overwrites is used again.
-    """
-    place = {node: index for index, node in enumerate(graph.nodes)}
-    # All of them first: switching off a module that is called twice would hide its second call.
-    in_place = [node for node in graph.nodes if _is_in_place(node, modules)]
-    for node in in_place:
-        overwritten = node.all_input_nodes[0]
-        if any(place[user] > place[node] for user in overwritten.users):
-            raise ValueError(f"{overwritten} is overwritten by {node} and used again")
-    for node in in_place:
-        if node.op == "call_module":
-            modules[str(node.target)].inplace = False  # type: ignore[assignment]
-        elif node.kwargs.get("inplace"):
-            node.kwargs = {**node.kwargs, "inplace": False}
-        elif node.op == "call_function":
-            name = getattr(node.target, "__name__", "")[:-1]
-            node.target = _OUT_OF_PLACE.get(node.target) or getattr(torch, name, None) or getattr(F, name)
-        else:
-            if not hasattr(Tensor, str(node.target)[:-1]):
-                raise ValueError(f"in-place operation {node.target} cannot be replaced")
-            node.target = str(node.target)[:-1]
-
-
-def _keep_channels_last(graph: fx.Graph) -> None:
-    """Replace operations that need, or make, tensors in the other memory format."""
-    for node in graph.nodes:
-        if node.target is channel_shuffle:
-            node.target = _shuffle_channels
-        elif node.op == "call_method" and node.target == "view" and torch.dtype not in map(type, node.args):
-            node.target = "reshape"
-
-
-class _Shapes(fx.Interpreter):
-    """Runs a graph and notes the shape of every tensor in it."""
-
-    def __init__(self, root: fx.GraphModule) -> None:
-        super().__init__(root)
-        self.found: dict[fx.Node, tuple[int, ...]] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        if isinstance(result, Tensor):
-            self.found[n] = tuple(result.shape)
-        return result
-
-
 class FastEngine:
     """Runs only what lies downstream of the replaced layers, on a simplified graph.
 
@@ -273,12 +158,9 @@ class FastEngine:
             expected: Tensor = model(sample.clone())
             self.num_classes = int(expected.shape[-1])
             self._owner = {id(module.weight): name for name, module in filterable_modules(model).items()}
-            tracer = fx.Tracer(autowrap_functions=(channel_shuffle,))
-            self._root = fx.GraphModule(model, tracer.trace(model))
+            self._root = trace(model)
             self._graph = self._root.graph
             self._modules: dict[str, nn.Module] = dict(self._root.named_modules(remove_duplicate=False))
-            _forbid_in_place(self._graph, self._modules)
-            _keep_channels_last(self._graph)
             self._scales: dict[str, Tensor] = {}
             self._calls = self._find_calls()
             self._fold_batch_norms()
@@ -286,7 +168,7 @@ class FastEngine:
                 if isinstance(module, nn.Conv2d):
                     module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
             self._dense = self._make_dense(sample)
-            self._plans: dict[frozenset[str], _Plan] = {}
+            self._plans: dict[frozenset[str], Plan] = {}
             got = self.prepare(sample, [])
             difference = (got.logits({}) - expected).abs().max()
             if not difference <= 1e-3 * expected.abs().max() + 1e-6:
@@ -332,27 +214,24 @@ class FastEngine:
 
     def _make_dense(self, sample: Tensor) -> dict[fx.Node, str]:
         """Give each convolution on a small map a matrix beside it; return node → name of that module."""
-        shapes = _Shapes(self._root)
-        shapes.run(sample.clone())
+        shapes = tensor_shapes(self._root, sample)
         dense: dict[fx.Node, str] = {}
         for nodes in self._calls.values():
             for node in nodes:
                 conv, (source, *_) = self._module(node), node.all_input_nodes
                 if not isinstance(conv, nn.Conv2d) or conv.groups > 1 or conv.padding_mode != "zeros":
                     continue
-                shape = shapes.found[source][1:]
+                shape = shapes[source][1:]
                 num_pixels, num_taps = torch.Size(shape[1:]).numel(), torch.Size(conv.kernel_size).numel()
                 if num_pixels == 1 or num_pixels < num_taps:
                     dense[node] = f"dense_{len(dense)}"
                     self._root.add_module(dense[node], DenseConv(conv, shape))
         return dense
 
-    def _plan(self, layers: Collection[str]) -> _Plan:
+    def _plan(self, layers: Collection[str]) -> Plan:
         key = frozenset(layers)
         if key not in self._plans:
-            self._plans[key] = _Plan.split(
-                self._root, self._dense, [node for name in key for node in self._calls[name]]
-            )
+            self._plans[key] = Plan.split(self._root, self._dense, [node for name in key for node in self._calls[name]])
         return self._plans[key]
 
     def scaled(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -389,7 +268,7 @@ class FastEngine:
 @dataclass(frozen=True, slots=True)
 class _PreparedDownstream:
     engine: FastEngine
-    plan: _Plan
+    plan: Plan
     cut: tuple[Any, ...]
 
     def logits(self, weights: Mapping[str, Tensor]) -> Tensor:
@@ -398,64 +277,3 @@ class _PreparedDownstream:
 
     def predict(self, weights: Mapping[str, Tensor]) -> Tensor:
         return self.logits(weights).argmax(1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """A graph cut in two: what some nodes depend on not at all, and what they do.
-
-    Attributes:
-        upstream: pixels → the values that cross the cut, in order.
-        downstream: those values → logits.
-        whole: pixels → logits.
-    """
-
-    upstream: nn.Module
-    downstream: nn.Module
-    whole: nn.Module
-
-    @classmethod
-    def split(cls, root: fx.GraphModule, dense: Mapping[fx.Node, str], replaced: Collection[fx.Node]) -> _Plan:
-        """Cut a graph at the nodes whose weights will be replaced; with none, at the logits."""
-        (pixels,) = (node for node in root.graph.nodes if node.op == "placeholder")
-        (output,) = (node for node in root.graph.nodes if node.op == "output")
-        after: set[fx.Node] = set()
-        for node in root.graph.nodes:
-            if node in replaced or any(source in after for source in node.all_input_nodes):
-                after.add(node)
-        after.discard(output)
-        every = [node for node in root.graph.nodes if node not in (pixels, output)]
-        before = [node for node in every if node not in after]
-        behind = [node for node in every if node in after]
-        logits = output.args[0]
-        needed = {source for node in behind for source in node.all_input_nodes} | ({logits} - after)
-        cut = [node for node in (pixels, *before) if node in needed]
-        build = _Builder(root, dense, set(replaced))
-        return cls(
-            upstream=build([pixels], before, tuple(cut)),
-            downstream=build(cut, behind, logits),
-            whole=build([pixels], every, logits),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Builder:
-    root: fx.GraphModule
-    dense: Mapping[fx.Node, str]
-    plain: set[fx.Node]
-
-    def __call__(self, inputs: list[fx.Node], nodes: list[fx.Node], result: fx.node.Argument) -> nn.Module:
-        needed: set[fx.Node] = set()
-        fx.node.map_arg(result, needed.add)
-        for node in reversed(nodes):
-            if node in needed:
-                needed.update(node.all_input_nodes)
-        graph = fx.Graph()
-        copies = {node: graph.placeholder(f"given_{index}") for index, node in enumerate(inputs)}
-        for node in nodes:
-            if node in needed:
-                copies[node] = graph.node_copy(node, copies.__getitem__)
-                if node in self.dense and node not in self.plain:
-                    copies[node].target = self.dense[node]
-        graph.output(fx.node.map_arg(result, copies.__getitem__))
-        return fx.GraphModule(self.root, graph)

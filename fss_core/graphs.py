@@ -1,0 +1,210 @@
+"""Surgery on a traced network: what the fast engine does to a graph before it runs parts of it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torchvision.models.shufflenetv2 import channel_shuffle
+
+
+class DenseConv(nn.Module):
+    """A convolution on one small map size, as one matrix product.
+
+    Args:
+        conv: an ungrouped convolution.
+        input_shape: (C, H, W) of its input.
+    """
+
+    matrix: Tensor
+
+    def __init__(self, conv: nn.Conv2d, input_shape: tuple[int, ...]) -> None:
+        """Read the matrix off the convolution's answers to the unit images."""
+        super().__init__()
+        channels, height, width = input_shape
+        units = torch.eye(channels * height * width, device=conv.weight.device)
+        answers = _channels_last(conv(_channels_first(units.view(-1, height, width, channels))))
+        if conv.bias is not None:
+            answers = answers - conv.bias
+        self.output_shape = tuple(answers.shape[1:])
+        self.register_buffer("matrix", answers.flatten(1).t().contiguous())
+        self.bias = None if conv.bias is None else conv.bias.detach().repeat(torch.Size(self.output_shape[:2]).numel())
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Convolve ``maps`` (N, C, H, W), channels-last like the result."""
+        product = F.linear(_channels_last(maps).flatten(1), self.matrix, self.bias)
+        return _channels_first(product.view(-1, *self.output_shape))
+
+
+def _channels_last(maps: Tensor) -> Tensor:
+    """(N, C, H, W) → (N, H, W, C), without copying."""
+    return maps.permute(0, 2, 3, 1)
+
+
+def _channels_first(maps: Tensor) -> Tensor:
+    """(N, H, W, C) → (N, C, H, W), without copying: what torch calls the channels-last format."""
+    return maps.permute(0, 3, 1, 2)
+
+
+def _shuffle_channels(maps: Tensor, groups: int) -> Tensor:
+    """Deal the channels of each group out in turn, as torchvision's ``channel_shuffle``, but channels-last."""
+    last = _channels_last(maps)
+    grouped = last.reshape(*last.shape[:3], groups, -1)
+    return _channels_first(grouped.transpose(3, 4).flatten(3))
+
+
+_OUT_OF_PLACE: dict[Any, Any] = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+
+
+def _is_in_place(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(modules[str(node.target)], "inplace", False))
+    if node.op not in ("call_function", "call_method"):
+        return False
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    ends = name.endswith("_") and not name.endswith("__")
+    return bool(node.kwargs.get("inplace")) or node.target in _OUT_OF_PLACE or ends
+
+
+def forbid_in_place(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> None:
+    """Make every operation return a new tensor, since what several filters share must not be overwritten.
+
+    Raises:
+        ValueError: an in-place operation has no counterpart, or what it overwrites is used again.
+    """
+    place = {node: index for index, node in enumerate(graph.nodes)}
+    # All of them first: switching off a module that is called twice would hide its second call.
+    in_place = [node for node in graph.nodes if _is_in_place(node, modules)]
+    for node in in_place:
+        overwritten = node.all_input_nodes[0]
+        if any(place[user] > place[node] for user in overwritten.users):
+            raise ValueError(f"{overwritten} is overwritten by {node} and used again")
+    for node in in_place:
+        if node.op == "call_module":
+            modules[str(node.target)].inplace = False  # type: ignore[assignment]
+        elif node.kwargs.get("inplace"):
+            node.kwargs = {**node.kwargs, "inplace": False}
+        elif node.op == "call_function":
+            name = getattr(node.target, "__name__", "")[:-1]
+            node.target = _OUT_OF_PLACE.get(node.target) or getattr(torch, name, None) or getattr(F, name)
+        else:
+            if not hasattr(Tensor, str(node.target)[:-1]):
+                raise ValueError(f"in-place operation {node.target} cannot be replaced")
+            node.target = str(node.target)[:-1]
+
+
+def keep_channels_last(graph: fx.Graph) -> None:
+    """Replace operations that need, or make, tensors in the other memory format."""
+    for node in graph.nodes:
+        if node.target is channel_shuffle:
+            node.target = _shuffle_channels
+        elif node.op == "call_method" and node.target == "view" and torch.dtype not in map(type, node.args):
+            node.target = "reshape"
+
+
+def trace(model: nn.Module) -> fx.GraphModule:
+    """Trace a network whose every operation returns a new tensor, channels-last where that is faster.
+
+    Args:
+        model: in eval mode; its modules are shared with the result, and in-place ones are switched over.
+
+    Returns:
+        The traced network, open to further surgery.
+
+    Raises:
+        Exception: the network cannot be traced, or an in-place operation cannot be replaced.
+    """
+    root = fx.GraphModule(model, fx.Tracer(autowrap_functions=(channel_shuffle,)).trace(model))
+    forbid_in_place(root.graph, dict(root.named_modules(remove_duplicate=False)))
+    keep_channels_last(root.graph)
+    return root
+
+
+def tensor_shapes(root: fx.GraphModule, sample: Tensor) -> dict[fx.Node, tuple[int, ...]]:
+    """Run a graph and note the shape of every tensor in it."""
+    shapes = _Shapes(root)
+    shapes.run(sample.clone())
+    return shapes.found
+
+
+class _Shapes(fx.Interpreter):
+    def __init__(self, root: fx.GraphModule) -> None:
+        super().__init__(root)
+        self.found: dict[fx.Node, tuple[int, ...]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            self.found[n] = tuple(result.shape)
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A graph cut in two: what some nodes depend on not at all, and what they do.
+
+    Attributes:
+        upstream: pixels → the values that cross the cut, in order.
+        downstream: those values → logits.
+        whole: pixels → logits.
+    """
+
+    upstream: nn.Module
+    downstream: nn.Module
+    whole: nn.Module
+
+    @classmethod
+    def split(cls, root: fx.GraphModule, dense: Mapping[fx.Node, str], replaced: Collection[fx.Node]) -> Plan:
+        """Cut a graph at the nodes whose weights will be replaced; with none, at the logits."""
+        (pixels,) = (node for node in root.graph.nodes if node.op == "placeholder")
+        (output,) = (node for node in root.graph.nodes if node.op == "output")
+        after: set[fx.Node] = set()
+        for node in root.graph.nodes:
+            if node in replaced or any(source in after for source in node.all_input_nodes):
+                after.add(node)
+        after.discard(output)
+        every = [node for node in root.graph.nodes if node not in (pixels, output)]
+        before = [node for node in every if node not in after]
+        behind = [node for node in every if node in after]
+        logits = output.args[0]
+        needed = {source for node in behind for source in node.all_input_nodes} | ({logits} - after)
+        cut = [node for node in (pixels, *before) if node in needed]
+        build = _Builder(root, dense, set(replaced))
+        return cls(
+            upstream=build([pixels], before, tuple(cut)),
+            downstream=build(cut, behind, logits),
+            whole=build([pixels], every, logits),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Builder:
+    root: fx.GraphModule
+    dense: Mapping[fx.Node, str]
+    plain: set[fx.Node]
+
+    def __call__(self, inputs: list[fx.Node], nodes: list[fx.Node], result: fx.node.Argument) -> nn.Module:
+        needed: set[fx.Node] = set()
+        fx.node.map_arg(result, needed.add)
+        for node in reversed(nodes):
+            if node in needed:
+                needed.update(node.all_input_nodes)
+        graph = fx.Graph()
+        copies = {node: graph.placeholder(f"given_{index}") for index, node in enumerate(inputs)}
+        for node in nodes:
+            if node in needed:
+                copies[node] = graph.node_copy(node, copies.__getitem__)
+                if node in self.dense and node not in self.plain:
+                    copies[node].target = self.dense[node]
+        graph.output(fx.node.map_arg(result, copies.__getitem__))
+        return fx.GraphModule(self.root, graph)
