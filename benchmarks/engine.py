@@ -22,8 +22,8 @@ import torch
 from fss_core.attacks import run_attack
 from fss_core.data import DatasetCard
 from fss_core.engines import make_engine
+from fss_core.measuring import Measurer
 from fss_core.models import build_network, seeded
-from fss_core.responses import Measurer
 from fss_core.specs import AttackSpec, FilterRow, ResponseSpec
 
 ROWS = (

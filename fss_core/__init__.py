@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from fss_core.attacks import attack, calibrate_epsilon
     from fss_core.data import load_dataset
     from fss_core.flow import Flow, find_measured
+    from fss_core.measuring import measure_responses
     from fss_core.models import build_network
-    from fss_core.responses import Responses, measure_responses
+    from fss_core.responses import Responses
     from fss_core.scores import Scores, score_responses
     from fss_core.specs import AttackSpec, FssError, MeasurementSpec, ResponseSpec, ScoreSpec, TrainingSpec
     from fss_core.store import Store
@@ -37,7 +38,7 @@ _HOMES = {
     "calibrate_epsilon": "attacks",
     "find_measured": "flow",
     "load_dataset": "data",
-    "measure_responses": "responses",
+    "measure_responses": "measuring",
     "score_responses": "scores",
 }
 

@@ -98,9 +98,10 @@ class ResponseArchive:
     def _name(self, *parts: object) -> str:
         return "/".join(("responses", self.key, *(str(part) for part in parts)))
 
-    def delete(self) -> int:
-        """Forget everything, and return how many pieces there were."""
-        return self.store.delete_prefix(self._name(""))
+    def delete(self, layers: Sequence[str] | None = None) -> None:
+        """Forget everything, or some layers' pieces."""
+        for part in [("",)] if layers is None else [("layer", name, "") for name in layers]:
+            self.store.delete_prefix(self._name(*part))
 
     def header(self) -> Header | None:
         """Read the header, if the measurement was ever begun."""

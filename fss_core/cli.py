@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the domain says no (one line), 2 wrong usage (one line), 1
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from fss_core.specs import (
     CONTROL_FILTER,
+    DEFAULT_IMAGES,
     NETWORKS,
     PREVIEW_IMAGES,
     PREVIEW_THRESHOLDS,
@@ -64,7 +66,10 @@ def _epsilon(text: str) -> float:
 
 def _filters(text: str) -> tuple[Filter, ...]:
     known = (*SYNAPTIC_FILTERS, CONTROL_FILTER)
-    return tuple(choose(name, known, what="filter") for name in text.split(","))  # type: ignore[misc]
+    try:
+        return tuple(choose(name, known, what="filter") for name in text.split(","))  # type: ignore[misc]
+    except FssError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _names(text: str) -> list[str]:
@@ -215,6 +220,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     warnings.showwarning = lambda message, *_rest, **_named: print(f"fss: {message}", file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without ε still shows the rest
     try:
         options = _parser().parse_args(arguments)
         code: int = options.run(options)
@@ -266,14 +274,19 @@ def _training_spec(options: argparse.Namespace) -> TrainingSpec:
 
 
 def _measurement_spec(options: argparse.Namespace) -> MeasurementSpec:
+    from fss_core.data import dataset_card
+
     filters = options.filters
     if options.control and CONTROL_FILTER not in filters:
         filters = (*filters, CONTROL_FILTER)
     preview = options.effort == "preview"
+    num_images = PREVIEW_IMAGES if preview else options.images
+    if num_images is None:
+        num_images = min(DEFAULT_IMAGES, dataset_card(options.dataset).split_sizes["probe"])
     return MeasurementSpec(
         training=_training_spec(options),
         epoch=options.epoch,
-        num_images=PREVIEW_IMAGES if preview else 300 if options.images is None else options.images,
+        num_images=num_images,
         attack_kind=options.attack,
         attack_mode=options.attack_mode,
         epsilon=options.epsilon,
@@ -287,12 +300,14 @@ def _measurement_spec(options: argparse.Namespace) -> MeasurementSpec:
     )
 
 
-def _check_scoring(options: argparse.Namespace) -> None:
-    """Refuse a score that cannot be computed before measuring anything for it."""
-    from fss_core.scores import quadrature
-
-    quadrature(options.thresholds, options.integration)
-    ScoreSpec(tolerance=options.tolerance, level=options.level)
+def _score_spec(options: argparse.Namespace) -> ScoreSpec:
+    return ScoreSpec(
+        reference=options.reference,
+        normalise=options.normalise,
+        integration=options.integration,
+        tolerance=options.tolerance,
+        level=options.level,
+    )
 
 
 def _stop_rule(options: argparse.Namespace) -> Callable[[Responses], bool] | None:
@@ -301,29 +316,15 @@ def _stop_rule(options: argparse.Namespace) -> Callable[[Responses], bool] | Non
         return None
     from fss_core.scores import calls_are_decided
 
-    spec = ScoreSpec(
-        reference=options.reference,
-        normalise=options.normalise,
-        integration=options.integration,
-        tolerance=options.tolerance,
-        level=options.level,
-    )
+    spec = _score_spec(options)
     return lambda responses: calls_are_decided(responses, spec, simultaneous=options.simultaneous)
 
 
 def _scored(measured: Measured, options: argparse.Namespace) -> Scores:
     from fss_core.scores import score_responses
 
-    return score_responses(
-        measured.responses,
-        reference=options.reference,
-        normalise=options.normalise,
-        integration=options.integration,
-        tolerance=options.tolerance,
-        level=options.level,
-        simultaneous=options.simultaneous,
-        strict=options.strict,
-    )
+    own = asdict(_score_spec(options))
+    return score_responses(measured.responses, **own, simultaneous=options.simultaneous, strict=options.strict)
 
 
 def _print_measured(measured: Measured, options: argparse.Namespace) -> int:
@@ -387,13 +388,14 @@ def _factory(options: argparse.Namespace) -> Callable[..., Any] | None:
 
 def _score(options: argparse.Namespace) -> int:
     from fss_core.flow import Flow
+    from fss_core.scores import quadrature
     from fss_core.store import Store
 
     factory = _factory(options)
     if factory is None:
         choose(options.network, NETWORKS, what="network")
     spec = _measurement_spec(options)
-    _check_scoring(options)
+    quadrature(spec.response.num_thresholds, _score_spec(options).integration)  # refuse it now, not after measuring
     with Store() as store, _bars() as show:
         measured = Flow(store, on_progress=show, factory=factory).measure(
             spec, layers=options.layers, stop=_stop_rule(options), refresh=options.refresh

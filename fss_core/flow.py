@@ -28,6 +28,7 @@ from fss_core.specs import (
     EpsilonCalibration,
     Filter,
     MeasurementSpec,
+    StoreError,
     TrainingSpec,
     UnknownLayerError,
     adversarial_key,
@@ -41,7 +42,7 @@ from fss_core.store import SCHEMA, LeaseHeldError, Store
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fss_core.responses import Measurer
+    from fss_core.measuring import Measurer
 
 Stage = Literal["train", "calibrate", "attack", "measure", "wait"]
 
@@ -181,6 +182,8 @@ def find_measured(
 class Flow:
     """Takes every step that is missing on the way to a measurement.
 
+    Processes may work side by side, threads of one process may not: tracing a network changes torch for all of them.
+
     Args:
         store: where results are looked up and kept.
         on_progress: told how far each step is.
@@ -269,7 +272,8 @@ class Flow:
             layers: which layers; all by default.
             stop: asked of each layer after every ``specs.IMAGES_PER_LOOK`` images whether it needs no more, such as
                 ``scores.calls_are_decided``; by default every layer sees every image.
-            refresh: forget what was measured of it and begin again.
+            refresh: forget what was measured of these layers and begin again; of all layers, also ε and the
+                adversarial images.
 
         Returns:
             The complete measurement.
@@ -284,8 +288,8 @@ class Flow:
                 return found
         _Run(self, spec, layers, stop, refresh=refresh).measure()
         complete = find_measured(self.store, spec, layers=layers, stop=stop)
-        assert complete is not None
-        assert not complete.missing
+        if complete is None or complete.missing:
+            raise StoreError("results vanished while they were measured (another process refreshed them); run again")
         return complete
 
 
@@ -317,8 +321,9 @@ class _Run:
         self.attack = spec.attack(spec.epsilon if spec.epsilon is not None else float(self._calibrate()))
         self.archive = archive_of(flow.store, spec, self.checkpoint, self.dataset.card, self.attack)
         if refresh:
-            self.archive.delete()
-            flow.store.delete_prefix(self._adversarial_name(""))
+            self.archive.delete(layers)
+            if layers is None:
+                flow.store.delete_prefix(self._adversarial_name(""))
         self._attacked = lru_cache(maxsize=2)(self._attack)
 
     def _refuse_early(self) -> None:
@@ -341,7 +346,7 @@ class _Run:
 
     @cached_property
     def measurer(self) -> Measurer:
-        from fss_core.responses import Measurer
+        from fss_core.measuring import Measurer
 
         return Measurer(self.model, self.dataset.image_shape, self.spec.response, device=self.spec.device)
 
@@ -351,7 +356,7 @@ class _Run:
     def _calibrate(self) -> EpsilonCalibration:
         store, card, device_type = self.flow.store, self.dataset.card, self.spec.device_type
         name = _epsilon_name(self.checkpoint, card, device_type)
-        if self._refresh:
+        if self._refresh and self.layers is None:
             store.delete(name)
         with self.flow._claim(name, "the calibration of ε"):
             found = find_epsilon(store, self.checkpoint, card, device_type)

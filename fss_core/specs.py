@@ -30,6 +30,9 @@ CONTROL_FILTER: Filter = "random"
 GLOBAL_LAYER = "(all layers)"
 """The name under which whole-network filtering appears where a layer is expected."""
 
+DEFAULT_IMAGES = 300
+"""Probe images of a measurement, unless told otherwise."""
+
 IMAGES_PER_LOOK = 50
 """Images between two looks at whether a layer's calls are decided, under ``--effort labels``."""
 
@@ -366,7 +369,7 @@ class MeasurementSpec:
 
     training: TrainingSpec
     epoch: int
-    num_images: int = 300
+    num_images: int = DEFAULT_IMAGES
     attack_kind: str = "fgsm"
     attack_mode: AttackMode = "frozen"
     epsilon: float | None = None

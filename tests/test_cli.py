@@ -392,6 +392,7 @@ def test_import_and_measure(cache: Path, fss: Fss, template: Path) -> None:
     [
         ([], "required: VERB"),
         (["nonsense"], "invalid choice: 'nonsense'"),
+        ([*SCORE, "--filters", "nonsense"], "no filter 'nonsense'; choose from high_pass"),
         (["score"], "required: --network, --dataset, --epoch"),
         (["score", "--nonsense"], "required: --network"),
         (["data"], "required: VERB"),
@@ -436,7 +437,6 @@ def test_wrong_usage_is_one_line_and_2(cache: Path, fss: Fss, arguments: list[st
         (["data", "add", "mine", "/nowhere"], "/nowhere is not a folder"),
         (["data", "add", "../mine", "."], "data set name '../mine' will not do"),
         (UNTRAINABLE, "fewer than one batch of 100"),
-        ([*UNTRAINABLE, "--filters", "nonsense"], "no filter 'nonsense'; choose from high_pass"),
         ([*UNTRAINABLE, "--factory", "nonsense"], "--factory must read module:function"),
         ([*SCORE, "--layers", "conv,nonsense"], "called 'nonsense'; choose from conv, fc"),
         ([*SHOW, "--layers", "nonsense"], "called 'nonsense'; choose from conv, fc"),
@@ -569,7 +569,7 @@ def test_a_reader_that_goes_away_is_no_error(cache: Path) -> None:
 INTERRUPTIBLE = """
 import signal, sys, time
 from fss_core.cli import main
-from fss_core.responses import Measurer
+from fss_core.measuring import Measurer
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
 measure = Measurer.measure

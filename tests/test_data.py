@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fss_core import data, prepared
-from fss_core.sources import find_source
+from fss_core import data
+from fss_core.data import prepared
+from fss_core.data.sources import find_source
 from fss_core.specs import DataError, UnknownNameError
 
 # Published results name their images by these: a change here makes them all stale.

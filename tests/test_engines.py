@@ -28,8 +28,9 @@ from torch.nn import functional
 from fss_core.attacks import attack
 from fss_core.data import load_dataset
 from fss_core.engines import FastEngine, ReferenceEngine, UntraceableNetworkWarning, make_engine
+from fss_core.measuring import measure_responses
 from fss_core.models import build_network, describe_layers
-from fss_core.responses import Responses, measure_responses
+from fss_core.responses import Responses
 from fss_core.specs import AttackSpec
 
 EPSILON = 16 / 255

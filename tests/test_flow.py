@@ -21,13 +21,14 @@ import pytest
 import tiny
 import torch
 
-from fss_core import data, leases
+from fss_core import data
 from fss_core import flow as flow_module
 from fss_core.attacks import attack
 from fss_core.checkpoints import import_checkpoint
 from fss_core.data import load_dataset
 from fss_core.flow import Flow, Measured, Progress, find_measured
-from fss_core.responses import Measurer, Predictions, Responses, measure_responses
+from fss_core.measuring import Measurer, measure_responses
+from fss_core.responses import Predictions, Responses
 from fss_core.specs import (
     AttackSpec,
     Cancelled,
@@ -40,7 +41,7 @@ from fss_core.specs import (
     UnknownLayerError,
     UnknownNameError,
 )
-from fss_core.store import Store
+from fss_core.store import Store, leases
 
 SPEC = MeasurementSpec(
     training=TrainingSpec(network=bars.NETWORK, dataset=bars.DATASET),
@@ -560,9 +561,9 @@ def test_whoever_waited_for_the_unfiltered_network_looks_again(store: Store, mon
 SCRIPT = """
 import json, sys, time
 import bars
-from fss_core import leases
+from fss_core.store import leases
 from fss_core.flow import Flow
-from fss_core.responses import Measurer
+from fss_core.measuring import Measurer
 from fss_core.specs import MeasurementSpec, ResponseSpec, TrainingSpec
 from fss_core.store import Store
 

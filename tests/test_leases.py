@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fss_core import leases
 from fss_core.specs import Cancelled, StoreError
-from fss_core.store import LeaseHeldError, Store
+from fss_core.store import LeaseHeldError, Store, leases
 
 spawn = multiprocessing.get_context("spawn")
 

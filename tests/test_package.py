@@ -13,7 +13,7 @@ import pytest
 
 import fss_core
 
-SOURCES = sorted(Path(fss_core.__file__).parent.glob("*.py"))
+SOURCES = sorted(Path(fss_core.__file__).parent.rglob("*.py"))
 HEAVY = ("torch", "torchvision", "torchattacks", "pandas", "numpy", "scipy", "pyarrow", "mlxtend", "streamlit")
 
 

@@ -24,10 +24,11 @@ from networks import (
 )
 from torch import Tensor, nn
 
-from fss_core import attacks, engines
+from fss_core import attacks, engines, measuring
 from fss_core.attacks import attack
+from fss_core.measuring import Measurer, measure_responses
 from fss_core.models import describe_layers
-from fss_core.responses import LayerResponse, Measurer, Predictions, Responses, measure_responses
+from fss_core.responses import LayerResponse, Predictions, Responses
 from fss_core.specs import (
     GLOBAL_LAYER,
     SYNAPTIC_FILTERS,
@@ -352,7 +353,7 @@ def counters(monkeypatch: pytest.MonkeyPatch) -> list[CountingEngine]:
         made.append(CountingEngine(make(*args, **settings)))
         return made[-1]
 
-    monkeypatch.setattr(engines, "make_engine", make_counting)
+    monkeypatch.setattr(measuring, "make_engine", make_counting)
     return made
 
 

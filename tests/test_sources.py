@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fss_core import data, downloads, sources
-from fss_core.raw import decode_image
+from fss_core import data
+from fss_core.data import downloads, sources
+from fss_core.data.raw import decode_image
 from fss_core.specs import DataError
 
 NOWHERE = "http://127.0.0.1:1/"

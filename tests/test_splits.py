@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fss_core.splits import POOL_SIZES, fingerprint, held_out_sizes, split_counts, split_indices
+from fss_core.data.splits import POOL_SIZES, fingerprint, held_out_sizes, split_counts, split_indices
 
 MNIST_TEST_CLASSES = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 

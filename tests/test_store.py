@@ -23,10 +23,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fss_core import entries, leases
-from fss_core.entries import BytesDisk, decode, encode
 from fss_core.specs import StaleResultError, StoreError
-from fss_core.store import SCHEMA, Store
+from fss_core.store import SCHEMA, Store, entries, leases
+from fss_core.store.entries import BytesDisk, decode, encode
 
 spawn = multiprocessing.get_context("spawn")
 

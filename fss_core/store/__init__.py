@@ -21,10 +21,11 @@ import diskcache
 from diskcache.core import DBNAME, METADATA
 from numpy.typing import NDArray
 
-from fss_core import leases, specs
-from fss_core.entries import SCHEMA, BytesDisk, StoredArrays, decode, encode, short_key
-from fss_core.leases import Lease, LeaseHeldError, store_errors
+from fss_core import specs
 from fss_core.specs import StoreError
+from fss_core.store import leases
+from fss_core.store.entries import SCHEMA, BytesDisk, StoredArrays, decode, encode, short_key
+from fss_core.store.leases import Lease, LeaseHeldError, store_errors
 
 __all__ = ["SCHEMA", "Lease", "LeaseHeldError", "Record", "Store", "StoredArrays"]
 

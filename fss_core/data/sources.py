@@ -10,9 +10,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from fss_core.downloads import TINY_IMAGENET_ARCHIVE, md5_of
-from fss_core.folders import ImageFolder, TinyImageNet
-from fss_core.raw import Images, Labels, RawDataset, RawImages, Source, Stamp, stamp_files
+from fss_core.data.downloads import TINY_IMAGENET_ARCHIVE, md5_of
+from fss_core.data.folders import ImageFolder, TinyImageNet
+from fss_core.data.raw import Images, Labels, RawDataset, RawImages, Source, Stamp, stamp_files
 from fss_core.specs import DataError
 
 MNIST_MD5 = {

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from fss_core.raw import Images, Labels, RawDataset, RawImages
+from fss_core.data.raw import Images, Labels, RawDataset, RawImages
 from fss_core.specs import DataError
 
 SPLITS = ("train", "calibration", "probe", "report")

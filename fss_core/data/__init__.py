@@ -16,9 +16,9 @@ from typing import Literal
 
 import numpy as np
 
-from fss_core.downloads import Progress, fetch
-from fss_core.folders import ImageFolder
-from fss_core.prepared import (
+from fss_core.data.downloads import Progress, fetch
+from fss_core.data.folders import ImageFolder
+from fss_core.data.prepared import (
     DatasetCard,
     Split,
     array_paths,
@@ -27,10 +27,10 @@ from fss_core.prepared import (
     prepared_folder,
     read_card,
 )
-from fss_core.raw import Source
-from fss_core.sources import find_source, places
+from fss_core.data.raw import Source
+from fss_core.data.sources import find_source, places
+from fss_core.data.splits import SPLIT_SEED, SPLITS, fingerprint, split_places
 from fss_core.specs import DataError, cache_dir, choose, data_dir
-from fss_core.splits import SPLIT_SEED, SPLITS, fingerprint, split_places
 
 __all__ = [
     "DATASETS",

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fss_core.raw import Images, Labels, RawDataset, RawImages, Source
+from fss_core.data.raw import Images, Labels, RawDataset, RawImages, Source
+from fss_core.data.splits import IMAGES_PER_BLOCK, SPLITS, Places, fingerprint, split_places
 from fss_core.specs import DataError, digest
-from fss_core.splits import IMAGES_PER_BLOCK, SPLITS, Places, fingerprint, split_places
 
 if TYPE_CHECKING:
     import torch

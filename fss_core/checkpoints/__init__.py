@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fss_core import data
-from fss_core.foreign import factory_name, fit_weights, make_network, read_weights
-from fss_core.foreign import resolve_factory as resolve_factory  # also this module's own
-from fss_core.sidecars import (
+from fss_core.checkpoints.foreign import factory_name, fit_weights, make_network, read_weights
+from fss_core.checkpoints.foreign import resolve_factory as resolve_factory  # also this module's own
+from fss_core.checkpoints.sidecars import (
     NETWORK_NAME,
     SIDECAR,
     STATE,
@@ -36,15 +36,15 @@ from fss_core.sidecars import (
     train_fingerprint,
     trajectory_dir,
 )
-from fss_core.sidecars import BrokenCheckpoint as BrokenCheckpoint
-from fss_core.sidecars import Checkpoint as Checkpoint
-from fss_core.sidecars import EpochRecord as EpochRecord
+from fss_core.checkpoints.sidecars import BrokenCheckpoint as BrokenCheckpoint
+from fss_core.checkpoints.sidecars import Checkpoint as Checkpoint
+from fss_core.checkpoints.sidecars import EpochRecord as EpochRecord
 from fss_core.specs import NETWORKS, CheckpointError, TrainingSpec, choose
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fss_core.foreign import NetworkFactory
+    from fss_core.checkpoints.foreign import NetworkFactory
 
 _VERSIONED = ("torch", "torchvision", "numpy", "safetensors")
 

@@ -13,8 +13,8 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from fss_core.downloads import open_archive
-from fss_core.raw import Images, RawDataset, RawImages, Stamp, decode_image, open_image, stamp_files
+from fss_core.data.downloads import open_archive
+from fss_core.data.raw import Images, RawDataset, RawImages, Stamp, decode_image, open_image, stamp_files
 from fss_core.specs import DataError
 
 TINY_IMAGENET_TRAIN_PER_CLASS = 500
