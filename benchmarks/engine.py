@@ -18,13 +18,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from fss_core.attacks import run_attack
 from fss_core.data import DatasetCard
 from fss_core.engines import make_engine
 from fss_core.measuring import Measurer
 from fss_core.models import build_network, seeded
-from fss_core.specs import AttackSpec, FilterRow, ResponseSpec
+from fss_core.responses import Predictions
+from fss_core.specs import AttackSpec, ResponseSpec
 
 ROWS = (
     ("squeezenet1_1", 32),
@@ -147,11 +150,12 @@ def measure(network: str, size: int, *, quick: bool) -> Row:
     started = time.perf_counter()
     found = {}
     for name in layers:
-        parts = [
-            measurer.measure(name, pixels[c], labels[c], adversarial[c], u)
-            for c, u in zip(chunks, unfiltered, strict=True)
-        ]
-        found[name] = np.concatenate([part.clean for part in parts], axis=-1)
+        found[name] = Predictions.join(
+            [
+                measurer.measure(name, pixels[c], labels[c], adversarial[c], u)
+                for c, u in zip(chunks, unfiltered, strict=True)
+            ]
+        )
     fast = time.perf_counter() - started
 
     reference = make_engine("reference", model, shape)
@@ -161,20 +165,20 @@ def measure(network: str, size: int, *, quick: bool) -> Row:
     thresholds = (4, 10, 14, 20)[: 1 if quick else 4]
     for name in sample:
         group = measurer.filters_of(name)
-        for k in thresholds:
-            weights = group.weights(FilterRow(filter="high_pass"), k)
+        for row, k in enumerate(thresholds):
+            row %= len(measurer.rows)
+            weights = group.weights(measurer.rows[row], k)
             prepared = reference.prepare(both, [name])
             started = time.perf_counter()
-            predicted = prepared.predict(weights)
+            predicted = prepared.predict(weights).numpy()
             passes.append(time.perf_counter() - started)
             started = time.perf_counter()
-            with reference.replaced(weights) as filtered, torch.no_grad():
-                filtered(pixels)
-                anew = run_attack(filtered, pixels, labels, ATTACK).pixels
-                filtered(anew)
+            with reference.replaced(weights) as filtered:
+                _notebook(filtered, pixels, labels)
             attacks.append(time.perf_counter() - started)
-            different += int((predicted[:num_images].numpy() != found[name][0, k]).sum())
-            compared += num_images
+            same = np.concatenate([found[name].clean[row, k], found[name].adversarial[row, k]])
+            different += int((predicted != same).sum())
+            compared += len(predicted)
     num_networks = len(layers) * 3 * NUM_THRESHOLDS
     median = statistics.median(passes)
     products = sum(own.layer.num_products for own in measurer.geometry.values())
@@ -194,6 +198,15 @@ def measure(network: str, size: int, *, quick: bool) -> Row:
         num_compared=compared,
         num_different=different,
     )
+
+
+def _notebook(network: nn.Module, pixels: Tensor, labels: Tensor) -> None:
+    """Do what the reference notebooks do for every filtered network: forward, backward, forward on FGSM's images."""
+    leaf = pixels.clone().requires_grad_()
+    loss = F.cross_entropy(network(leaf), labels)
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    with torch.no_grad():
+        network((pixels + ATTACK.epsilon * gradient.sign()).clamp(0, 1))
 
 
 def _matmul_gflops(side: int = 2048) -> float:

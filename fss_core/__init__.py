@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fss_core.attacks import attack, calibrate_epsilon
+    from fss_core.checkpoints import find_checkpoint, load_network
     from fss_core.data import load_dataset
     from fss_core.flow import Flow, find_measured
     from fss_core.measuring import measure_responses
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from fss_core.scores import Scores, score_responses
     from fss_core.specs import AttackSpec, FssError, MeasurementSpec, ResponseSpec, ScoreSpec, TrainingSpec
     from fss_core.store import Store
+    from fss_core.training import train
 
 __version__ = "0.1.0"
 
@@ -36,10 +38,13 @@ _HOMES = {
     "attack": "attacks",
     "build_network": "models",
     "calibrate_epsilon": "attacks",
+    "find_checkpoint": "checkpoints",
     "find_measured": "flow",
     "load_dataset": "data",
+    "load_network": "checkpoints",
     "measure_responses": "measuring",
     "score_responses": "scores",
+    "train": "training",
 }
 
 __all__ = [
@@ -56,10 +61,13 @@ __all__ = [
     "attack",
     "build_network",
     "calibrate_epsilon",
+    "find_checkpoint",
     "find_measured",
     "load_dataset",
+    "load_network",
     "measure_responses",
     "score_responses",
+    "train",
 ]
 
 

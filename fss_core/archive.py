@@ -56,10 +56,6 @@ def chunks(num_images: int) -> list[Chunk]:
     ]
 
 
-StopRule = Callable[[Responses], bool]
-"""Says of the responses of one layer, to the images taken so far, whether it needs no more."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
     """What is known of a measurement before any image has been looked at.
@@ -100,7 +96,7 @@ class ResponseArchive:
 
     def delete(self, layers: Sequence[str] | None = None) -> None:
         """Forget everything, or some layers' pieces."""
-        for part in [("",)] if layers is None else [("layer", name, "") for name in layers]:
+        for part in [("",)] if layers is None else [(part, name, "") for name in layers for part in ("layer", "facts")]:
             self.store.delete_prefix(self._name(*part))
 
     def header(self) -> Header | None:
@@ -149,9 +145,7 @@ class ResponseArchive:
 
     def put_unfiltered(self, chunk: Chunk, labels: npt.NDArray[np.int64], predictions: Predictions) -> None:
         """Write the labels and the unfiltered network's predictions of a whole chunk."""
-        self.store.put(
-            self._name("unfiltered", chunk.index), {"labels": labels, **_arrays(predictions, labels)}, meta={}
-        )
+        self._put_longer(self._name("unfiltered", chunk.index), {"labels": labels, **_arrays(predictions, labels)})
 
     def predictions(self, layer: str, name: Filter, chunk: Chunk) -> Predictions | None:
         """Read the filtered networks' predictions for as many of the chunk's images as there are; ``None`` for none."""
@@ -163,21 +157,25 @@ class ResponseArchive:
     ) -> None:
         """Write the filtered networks' predictions, from the beginning of a chunk."""
         arrays = _arrays(predictions, labels[: predictions.num_images])
-        self.store.put(self._name("layer", layer, name, chunk.index), arrays, meta={})
+        self._put_longer(self._name("layer", layer, name, chunk.index), arrays)
+
+    def _put_longer(self, name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Write a chunk unless a longer one is there: whoever wakes up late must not shorten what another has done."""
+        found = self.store.get(name)
+        if found is None or found.arrays["clean"].shape[-1] <= arrays["clean"].shape[-1]:
+            self.store.put(name, arrays, meta={})
 
     def layer(self, layer: str, num_images: int) -> LayerResponse | None:
-        """Read one layer's response to as many of the first images as every filter has seen; ``None`` for none."""
+        """Read one layer's response, if all of it is there."""
         facts = self.facts(layer)
         parts: list[Predictions] = []
         for chunk in chunks(num_images):
             pieces = [self.predictions(layer, name, chunk) for name in self.spec.filters]
             known = [piece for piece in pieces if piece is not None]
-            num_common = min(piece.num_images for piece in known) if len(known) == len(pieces) else 0
-            if num_common > 0:
-                parts.append(Predictions.join([piece.images(0, num_common) for piece in known], axis=0))
-            if num_common < chunk.num_images:
-                break
-        if facts is None or not parts:
+            if len(known) < len(pieces) or any(piece.num_images < chunk.num_images for piece in known):
+                return None
+            parts.append(Predictions.join(known, axis=0))
+        if facts is None:
             return None
         return LayerResponse(facts=facts, predictions=Predictions.join(parts))
 
@@ -187,7 +185,6 @@ class ResponseArchive:
         *,
         attack: AttackSpec,
         layers: Sequence[str] | None = None,
-        stop: StopRule | None = None,
     ) -> tuple[Responses, tuple[str, ...]] | None:
         """Put a measurement together from its pieces.
 
@@ -195,7 +192,6 @@ class ResponseArchive:
             num_images: the first n images.
             attack: recorded in the result.
             layers: which layers; all by default.
-            stop: a layer for which this is true needs no more images than it has.
 
         Returns:
             The responses of the complete layers, and the names of the others; ``None`` if not even the unfiltered
@@ -218,14 +214,13 @@ class ResponseArchive:
             unfiltered=Predictions.join([predictions for _, predictions in unfiltered]),
             layers=(),
             notes=header.notes,
-            sequential=stop is not None,
         )
         complete, missing = [], []
         for name in header.layers:
             if layers is not None and name not in layers:
                 continue
             response = self.layer(name, num_images)
-            if response is not None and _is_complete(empty, response, stop):
+            if response is not None:
                 complete.append(response)
             else:
                 missing.append(name)
@@ -259,13 +254,6 @@ class ResponseArchive:
         while total % IMAGES_PER_CHUNK == 0 and (found := piece(total // IMAGES_PER_CHUNK)) is not None:
             total += found.arrays[array].shape[-1]
         return total
-
-
-def _is_complete(others: Responses, response: LayerResponse, stop: StopRule | None) -> bool:
-    """Say whether a layer has seen every image, or needs no more."""
-    if response.num_images == others.num_images:
-        return True
-    return stop is not None and stop(replace(others, layers=(response,)))
 
 
 def _arrays(predictions: Predictions, labels: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:

@@ -1,7 +1,8 @@
 """Pixels → adversarial pixels through torchattacks, and the choice of ε.
 
-Pixels live on [0, 1]; normalisation belongs to the model. The result does not depend on how images are batched: a
-random start is drawn image by image, from a generator seeded by the image itself.
+Pixels live on [0, 1]; normalisation belongs to the model. The result of FGSM, of PGD and of every attack whose only
+randomness is a uniform start does not depend on how images are batched: the start is drawn image by image, from a
+generator seeded by the image itself. Other randomness (APGD's, Square's) is drawn per batch, under the attack's seed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import torchattacks
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fss_core.models import seeded
+from fss_core.intervals import is_above_chance
+from fss_core.models import full_precision, seeded
 from fss_core.specs import AttackSpec, CalibrationError, EpsilonCalibration, NotFiniteError, choose
 
 IMAGES_PER_PASS = 100
@@ -114,8 +116,8 @@ class _StartPerImage(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is torch.Tensor.uniform_ and len(args[0]) == len(self._generators):
-            start, bounds = args[0], args[1:]
-            rows = [torch.empty(start.shape[1:]).uniform_(*bounds, generator=own) for own in self._generators]
+            start, bounds, named = args[0], args[1:], kwargs or {}
+            rows = [torch.empty(start.shape[1:]).uniform_(*bounds, **named, generator=own) for own in self._generators]
             return start.copy_(torch.stack(rows))
         return func(*args, **(kwargs or {}))
 
@@ -153,6 +155,8 @@ def _make_attack(watched: _Watched, spec: AttackSpec, num_classes: int) -> torch
         "verbose": False,
     }
     taken = inspect.signature(attack_class).parameters
+    if "steps" not in taken:
+        del settings["alpha"]  # a single step has a size of its own
     return attack_class(watched, **{key: value for key, value in settings.items() if key in taken})
 
 
@@ -178,7 +182,7 @@ def run_attack(model: nn.Module, pixels: Tensor, labels: Tensor, spec: AttackSpe
     check_images(pixels, labels)
     labels = labels.long()
     parts, gradients = [], []
-    with evaluating(model), seeded(spec.seed):
+    with evaluating(model), full_precision(), seeded(spec.seed):
         with torch.no_grad():
             num_classes = model(pixels[:1]).shape[-1]
         check_labels(labels, num_classes)
@@ -237,7 +241,7 @@ def count_right(model: nn.Module, pixels: Tensor, labels: Tensor) -> int:
         pixels: float32 (N, C, H, W).
         labels: int64 (N,).
     """
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), full_precision(), torch.no_grad():
         return sum(
             int(
                 (
@@ -276,10 +280,11 @@ def calibrate_epsilon(
         on_step: called with (ε, PGD accuracy) after each size tried.
 
     Returns:
-        ε and the curve it was read from, up to the size chosen.
+        ε and the curve it was read from, up to the size chosen. For a network near chance (untrained, say) that no size
+        brings to the target, it is the largest, and ``reached`` is False.
 
     Raises:
-        CalibrationError: no size on the grid is enough.
+        CalibrationError: no size on the grid is enough, though the network is above chance.
         NotFiniteError: pixels are NaN or infinite.
         ValueError: pixels or labels are out of range.
 
@@ -287,9 +292,9 @@ def calibrate_epsilon(
     """
     check_images(pixels, labels)
     with evaluating(model), torch.no_grad():
-        chance = 1 / model(pixels[:1]).shape[-1]
+        num_classes = model(pixels[:1]).shape[-1]
     clean = count_right(model, pixels, labels) / len(pixels)
-    target = (clean + chance) / 2
+    target = (clean + 1 / num_classes) / 2
     curve: list[float] = []
     for epsilon in epsilon_grid():
         adversarial = attack(model, pixels, labels, kind="pgd", epsilon=epsilon, seed=seed)
@@ -297,14 +302,18 @@ def calibrate_epsilon(
         if on_step is not None:
             on_step(epsilon, curve[-1])
         if curve[-1] <= target:
-            return EpsilonCalibration(
-                epsilon=epsilon,
-                clean_accuracy=clean,
-                target=target,
-                grid=epsilon_grid()[: len(curve)],
-                pgd_accuracy=tuple(curve),
-                num_images=len(pixels),
-            )
+            break
+    reached = curve[-1] <= target
+    if reached or not is_above_chance(round(clean * len(pixels)), len(pixels), num_classes):
+        return EpsilonCalibration(
+            epsilon=epsilon_grid()[len(curve) - 1],
+            clean_accuracy=clean,
+            target=target,
+            grid=epsilon_grid()[: len(curve)],
+            pgd_accuracy=tuple(curve),
+            num_images=len(pixels),
+            reached=reached,
+        )
     raise CalibrationError(
         f"PGD never brings accuracy from {clean:.3f} to {target:.3f} (lowest {min(curve):.3f}, {len(pixels)} images); "
         "give ε yourself, for example --epsilon 8/255"

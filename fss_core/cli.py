@@ -21,8 +21,6 @@ from fss_core.specs import (
     CONTROL_FILTER,
     DEFAULT_IMAGES,
     NETWORKS,
-    PREVIEW_IMAGES,
-    PREVIEW_THRESHOLDS,
     SYNAPTIC_FILTERS,
     Filter,
     FssError,
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
 
     from fss_core.exports import Format
     from fss_core.flow import Measured, Progress
-    from fss_core.responses import Responses
     from fss_core.scores import Scores
 
 
@@ -99,13 +96,6 @@ def _add_measurement(parser: argparse.ArgumentParser, *, required: bool = True) 
     _add_training(parser, required=required)
     group = parser.add_argument_group("what is measured")
     group.add_argument("--epoch", type=int, required=required, help="0 is untrained; trained if it is not there")
-    group.add_argument(
-        "--effort",
-        choices=("full", "labels", "preview"),
-        default="full",
-        help="full: every image (default); labels: stop a layer when all its calls are decided fragile or antifragile; "
-        f"preview: {PREVIEW_IMAGES} images, {PREVIEW_THRESHOLDS} thresholds",
-    )
     group.add_argument(
         "--images", type=int, default=None, help="the first n probe images (default 300; show: all measured)"
     )
@@ -279,8 +269,7 @@ def _measurement_spec(options: argparse.Namespace) -> MeasurementSpec:
     filters = options.filters
     if options.control and CONTROL_FILTER not in filters:
         filters = (*filters, CONTROL_FILTER)
-    preview = options.effort == "preview"
-    num_images = PREVIEW_IMAGES if preview else options.images
+    num_images = options.images
     if num_images is None:
         num_images = min(DEFAULT_IMAGES, dataset_card(options.dataset).split_sizes["probe"])
     return MeasurementSpec(
@@ -292,7 +281,7 @@ def _measurement_spec(options: argparse.Namespace) -> MeasurementSpec:
         epsilon=options.epsilon,
         response=ResponseSpec(
             filters=filters,
-            num_thresholds=PREVIEW_THRESHOLDS if preview else options.thresholds,
+            num_thresholds=options.thresholds,
             scope=options.scope,
             engine=options.engine,
         ),
@@ -308,16 +297,6 @@ def _score_spec(options: argparse.Namespace) -> ScoreSpec:
         tolerance=options.tolerance,
         level=options.level,
     )
-
-
-def _stop_rule(options: argparse.Namespace) -> Callable[[Responses], bool] | None:
-    """When a layer needs no more images, under ``--effort labels``."""
-    if options.effort != "labels":
-        return None
-    from fss_core.scores import calls_are_decided
-
-    spec = _score_spec(options)
-    return lambda responses: calls_are_decided(responses, spec, simultaneous=options.simultaneous)
 
 
 def _scored(measured: Measured, options: argparse.Namespace) -> Scores:
@@ -340,10 +319,6 @@ def _print_measured(measured: Measured, options: argparse.Namespace) -> int:
     else:
         tables = known if options.table == "all" else [options.table]
     lines = reports.heading(measured, scores) + reports.score_table(measured, scores, tables) + reports.legend(scores)
-    if options.effort == "preview":
-        lines.insert(
-            0, "Preview: few images and thresholds, so intervals are wide; run again without --effort preview."
-        )
     print("\n".join(lines))
     return 0
 
@@ -398,7 +373,7 @@ def _score(options: argparse.Namespace) -> int:
     quadrature(spec.response.num_thresholds, _score_spec(options).integration)  # refuse it now, not after measuring
     with Store() as store, _bars() as show:
         measured = Flow(store, on_progress=show, factory=factory).measure(
-            spec, layers=options.layers, stop=_stop_rule(options), refresh=options.refresh
+            spec, layers=options.layers, refresh=options.refresh
         )
     return _print_measured(measured, options)
 
@@ -409,9 +384,7 @@ def _stored(options: argparse.Namespace) -> Measured:
 
     spec = _measurement_spec(options)
     with Store() as store:
-        measured = find_measured(
-            store, spec, layers=options.layers, every_image=options.images is None, stop=_stop_rule(options)
-        )
+        measured = find_measured(store, spec, layers=options.layers, every_image=options.images is None)
     if measured is None or not measured.responses.layers:
         raise StoreError(
             f"nothing is measured yet of {options.network} on {options.dataset}, epoch {options.epoch}, as asked for; "

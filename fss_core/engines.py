@@ -70,6 +70,8 @@ def make_engine(name: EngineName, model: nn.Module, image_shape: tuple[int, ...]
     if name == "fast":
         try:
             return FastEngine(copy.deepcopy(model), sample)  # it rewrites what it is given, also when it fails
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             warnings.warn(

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from fss_core.archive import Chunk, Header, ResponseArchive, StopRule, chunks
+from fss_core.archive import Chunk, Header, ResponseArchive, chunks
 from fss_core.checkpoints import Checkpoint, find_checkpoint
 from fss_core.data import Dataset, DatasetCard, dataset_card, load_dataset
 from fss_core.responses import Predictions, Responses
 from fss_core.specs import (
-    IMAGES_PER_LOOK,
     AttackSpec,
     Cancelled,
     CheckpointError,
@@ -100,8 +99,8 @@ def find_epsilon(
 
 def _epsilon_name(checkpoint: Checkpoint, card: DatasetCard, device_type: str) -> str:
     return "epsilon/" + epsilon_key(
-        checkpoint_sha256=checkpoint.sha256,
-        calibration_fingerprint=card.fingerprints["calibration"],
+        network=checkpoint.identity,
+        calibration=card.fingerprints["calibration"],
         device_type=device_type,
         schema=SCHEMA,
     )
@@ -114,8 +113,8 @@ def archive_of(
     key = response_key(
         response=spec.response,
         attack=attack,
-        checkpoint_sha256=checkpoint.sha256,
-        probe_fingerprint=card.fingerprints["probe"],
+        network=checkpoint.identity,
+        probe=card.fingerprints["probe"],
         device_type=spec.device_type,
         schema=SCHEMA,
     )
@@ -128,7 +127,6 @@ def find_measured(
     *,
     layers: Sequence[str] | None = None,
     every_image: bool = False,
-    stop: StopRule | None = None,
 ) -> Measured | None:
     """Look a measurement up, complete or not, without computing anything or importing torch.
 
@@ -137,7 +135,6 @@ def find_measured(
         spec: what to look for.
         layers: which layers; all by default.
         every_image: take all the images that were measured, instead of ``spec.num_images``.
-        stop: a layer for which this is true needs no more images than it has.
 
     Returns:
         What there is; ``None`` if the network was never trained to that epoch, ε never calibrated, or nothing measured.
@@ -162,9 +159,7 @@ def find_measured(
         return None
     for name in layers or ():
         choose(name, header.layers, what=f"filterable layer in {spec.training.network} called", error=UnknownLayerError)
-    found = archive.load(
-        archive.num_images() if every_image else spec.num_images, attack=attack, layers=layers, stop=stop
-    )
+    found = archive.load(archive.num_images() if every_image else spec.num_images, attack=attack, layers=layers)
     if found is None:
         return None
     responses, missing = found
@@ -262,7 +257,6 @@ class Flow:
         spec: MeasurementSpec,
         *,
         layers: Sequence[str] | None = None,
-        stop: StopRule | None = None,
         refresh: bool = False,
     ) -> Measured:
         """Measure everything that is missing, and return it all.
@@ -270,8 +264,6 @@ class Flow:
         Args:
             spec: what to measure.
             layers: which layers; all by default.
-            stop: asked of each layer after every ``specs.IMAGES_PER_LOOK`` images whether it needs no more, such as
-                ``scores.calls_are_decided``; by default every layer sees every image.
             refresh: forget what was measured of these layers and begin again; of all layers, also ε and the
                 adversarial images.
 
@@ -283,11 +275,11 @@ class Flow:
             FssError: a step cannot be done; the text says which and why.
         """
         if not refresh:
-            found = find_measured(self.store, spec, layers=layers, stop=stop)
+            found = find_measured(self.store, spec, layers=layers)
             if found is not None and not found.missing:
                 return found
-        _Run(self, spec, layers, stop, refresh=refresh).measure()
-        complete = find_measured(self.store, spec, layers=layers, stop=stop)
+        _Run(self, spec, layers, refresh=refresh).measure()
+        complete = find_measured(self.store, spec, layers=layers)
         if complete is None or complete.missing:
             raise StoreError("results vanished while they were measured (another process refreshed them); run again")
         return complete
@@ -301,14 +293,12 @@ class _Run:
         flow: Flow,
         spec: MeasurementSpec,
         layers: Sequence[str] | None,
-        stop: StopRule | None,
         *,
         refresh: bool,
     ) -> None:
         self.flow = flow
         self.spec = spec
         self.layers = layers
-        self.stop = stop
         self.dataset: Dataset = load_dataset(spec.training.dataset)
         if spec.num_images > len(self.dataset.probe):
             raise ValueError(
@@ -383,8 +373,8 @@ class _Run:
     def _adversarial_name(self, chunk: object) -> str:
         key = adversarial_key(
             attack=self.attack,
-            checkpoint_sha256=self.checkpoint.sha256,
-            probe_fingerprint=self.dataset.probe.fingerprint,
+            network=self.checkpoint.identity,
+            probe=self.dataset.probe.fingerprint,
             device_type=self.spec.device_type,
             schema=SCHEMA,
         )
@@ -399,15 +389,19 @@ class _Run:
         store, name = self.flow.store, self._adversarial_name(chunk.index)
         pixels = self.dataset.probe.pixels(chunk.start, chunk.stop)
         found = store.get(name)
-        if found is None or len(found.arrays["pixels"]) < chunk.num_images:
-            self.flow._tell("attack", chunk.start, self.spec.num_images, f"images {chunk.start} to {chunk.stop}")
+        arrays = {} if found is None else found.arrays
+        known = len(arrays["pixels"]) if arrays else 0
+        if known < chunk.num_images:
+            # Only the images that are new: filtered networks may have seen the others.
+            self.flow._tell("attack", chunk.start + known, self.spec.num_images, f"up to image {chunk.stop}")
             labels = torch.from_numpy(np.array(self._labels(chunk)))
-            made = run_attack(self.model, pixels.to(self.spec.device), labels.to(self.spec.device), self.attack)
-            arrays = {"pixels": made.pixels.cpu().numpy(), "zero_gradient": made.zero_gradient.numpy()}
+            device = self.spec.device
+            made = run_attack(self.model, pixels[known:].to(device), labels[known:].to(device), self.attack)
+            fresh = {"pixels": made.pixels.cpu().numpy(), "zero_gradient": made.zero_gradient.numpy()}
+            arrays = {part: np.concatenate([arrays[part], fresh[part]]) if arrays else fresh[part] for part in fresh}
             store.put(name, arrays, meta={"attack": asdict(self.attack)})
-        else:
-            arrays = {part: array[: chunk.num_images] for part, array in found.arrays.items()}
-        return pixels, torch.from_numpy(arrays["pixels"]), arrays["zero_gradient"].astype(np.bool_)
+        adversarial, zero_gradient = (arrays[part][: chunk.num_images] for part in ("pixels", "zero_gradient"))
+        return pixels, torch.from_numpy(adversarial), zero_gradient.astype(np.bool_)
 
     def _unfiltered(self, chunk: Chunk) -> Predictions:
         known = self.archive.unfiltered(chunk)
@@ -448,9 +442,16 @@ class _Run:
             self._measure_layer(name, header.costs[name], wait=True)
 
     def _description(self) -> dict[str, object]:
-        spec = asdict(self.spec)
+        """What the catalogue says: the most that was ever asked for under this key."""
+        spec = asdict(self.spec) | {"training": asdict(self.checkpoint.spec)}
+        for record in self.flow.store.list_records():
+            if record.key == self.archive.key:
+                before = cast(dict[str, Any], record.spec["measurement"])
+                spec["num_images"] = max(spec["num_images"], before["num_images"])
+                filters = dict.fromkeys((*before["response"]["filters"], *spec["response"]["filters"]))
+                spec["response"] = spec["response"] | {"filters": tuple(filters)}
         return {
-            "measurement": spec | {"training": asdict(self.checkpoint.spec)},
+            "measurement": spec,
             "attack": asdict(self.attack),
             "checkpoint": self.checkpoint.sha256,
             "dataset_title": self.dataset.title,
@@ -459,7 +460,6 @@ class _Run:
 
     def _measure_layer(self, layer: str, cost: float, *, wait: bool) -> bool:
         """Complete one layer; False if another process is busy with it and ``wait`` is not set."""
-        end = self._done + cost
         self.flow._tell("measure", self._done, self._total, layer)
         try:
             with self.flow.store.claim(
@@ -469,30 +469,16 @@ class _Run:
                     "wait", self._done, self._total, f"another process is busy with {layer}"
                 ),
             ):
-                seen = 0
-                for look in self._looks():
-                    share = cost * (look - seen) / self.spec.num_images
-                    self._measure_chunk(layer, chunks(look)[-1], share)
-                    self._done, seen = self._done + share, look
+                for chunk in chunks(self.spec.num_images):
+                    share = cost * chunk.num_images / self.spec.num_images
+                    self._measure_chunk(layer, chunk, share)
+                    self._done += share
                     self.flow._tell("measure", self._done, self._total, layer)
-                    if self.stop is not None and self._is_complete(layer):
-                        break
         except LeaseHeldError:
             if wait:
                 raise
             return False
-        self._done = end
         return True
-
-    def _looks(self) -> list[int]:
-        """After how many images to save what a layer has, and to ask whether it needs more."""
-        if self.stop is None:
-            return [chunk.stop for chunk in chunks(self.spec.num_images)]
-        return [*range(IMAGES_PER_LOOK, self.spec.num_images, IMAGES_PER_LOOK), self.spec.num_images]
-
-    def _is_complete(self, layer: str) -> bool:
-        found = self.archive.load(self.spec.num_images, attack=self.attack, layers=[layer], stop=self.stop)
-        return found is not None and not found[1]
 
     def _measure_chunk(self, layer: str, chunk: Chunk, share: float) -> None:
         """Measure what is missing of a layer's chunk: filters never measured, and images beyond those that were."""

@@ -28,9 +28,8 @@ class DenseConv(nn.Module):
         super().__init__()
         channels, height, width = input_shape
         units = torch.eye(channels * height * width, device=conv.weight.device)
-        answers = _channels_last(conv(_channels_first(units.view(-1, height, width, channels))))
-        if conv.bias is not None:
-            answers = answers - conv.bias
+        images = _channels_first(units.view(-1, height, width, channels))
+        answers = _channels_last(F.conv2d(images, conv.weight, None, conv.stride, conv.padding, conv.dilation))
         self.output_shape = tuple(answers.shape[1:])
         self.register_buffer("matrix", answers.flatten(1).t().contiguous())
         self.bias = None if conv.bias is None else conv.bias.detach().repeat(torch.Size(self.output_shape[:2]).numel())

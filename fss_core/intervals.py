@@ -22,6 +22,9 @@ Values = npt.NDArray[np.float64]
 FEWEST_CONTRIBUTING = 10
 """Images that must contribute before the linearised interval is used."""
 
+MARGIN_ABOVE_CHANCE = 0.02
+"""How far the lower bound of an unfiltered accuracy must lie above chance."""
+
 _STAKES = np.array([1.0, 0.8, 0.6, 0.4, 0.2, 0.1])
 """Shares of the largest stake that can never ruin the gambler; the capital is split evenly between them."""
 
@@ -87,6 +90,14 @@ def wilson_interval(num_right: int, num_images: int, level: float = 0.95) -> tup
     half = math.sqrt(squared * (share * (1 - share) + squared / (4 * num_images)) / num_images)
     scale = 1 + squared / num_images
     return (centre - half) / scale, (centre + half) / scale
+
+
+def is_above_chance(num_right: int, num_images: int, num_classes: int) -> bool:
+    """Say whether an accuracy leaves something to compare with: its lower 95 % bound is at least chance + 2 points.
+
+    Source: METHOD, "Not measurable".
+    """
+    return wilson_interval(num_right, num_images)[0] >= 1 / num_classes + MARGIN_ABOVE_CHANCE
 
 
 def standard_error(influence: Values) -> float:

@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fss_core.attacks import check_images, check_labels, run_attack
 from fss_core.engines import ReferenceEngine, make_engine
 from fss_core.filters import UNFILTERED, LayerFilters, Signature
-from fss_core.models import describe_layers, select_layers
+from fss_core.models import describe_layers, full_precision, select_layers
 from fss_core.responses import Classes, LayerFacts, LayerResponse, Predictions, Responses
 from fss_core.specs import (
     GLOBAL_LAYER,
@@ -166,7 +166,7 @@ class Measurer:
         Returns:
             Predictions (N,).
         """
-        with _full_precision():
+        with full_precision():
             prepared = self._engine.prepare(_both(pixels, adversarial, self.device), ())
             return self._predictions(prepared.predict({}), zero_gradient)
 
@@ -201,9 +201,11 @@ class Measurer:
         rows = self.rows if rows is None else rows
         frozen = adversarial is not None
         images = _both(pixels, adversarial, self.device) if adversarial is not None else pixels.to(self.device)
+        if frozen:
+            unfiltered = replace(unfiltered, zero_gradient=None)
         known = {tuple(UNFILTERED for _ in group.filters): unfiltered}
         cells = []
-        with _full_precision():
+        with full_precision():
             prepared = self._engine.prepare(images, tuple(group.filters))
             for row in rows:
                 for k in range(self.spec.num_thresholds):
@@ -219,8 +221,7 @@ class Measurer:
                     cells.append(known[signature])
                     if on_network is not None:
                         on_network()
-        whole = Predictions.stack(cells, (len(rows), self.spec.num_thresholds))
-        return Predictions(clean=whole.clean, adversarial=whole.adversarial) if frozen else whole
+        return Predictions.stack(cells, (len(rows), self.spec.num_thresholds))
 
     def _attack_anew(
         self, weights: Mapping[str, Tensor], clean: Tensor, images: Tensor, labels: Tensor, attack: AttackSpec
@@ -246,17 +247,6 @@ class Measurer:
 def _both(pixels: Tensor, adversarial: Tensor, device: str) -> Tensor:
 
     return torch.cat([pixels, adversarial]).to(device)
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Keep float32 products in float32 on hardware that would shorten them."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def measure_responses(
@@ -306,6 +296,8 @@ def measure_responses(
 
     Source: METHOD, "Words" and "Adversarial images".
     """
+    if attack is not None:
+        attack = replace(attack, mode="adaptive")
     spec = ResponseSpec(filters=tuple(filters), num_thresholds=num_thresholds, scope=scope, engine=engine, seed=seed)
     if (adversarial is None) == (attack is None):
         raise ValueError(
@@ -320,6 +312,7 @@ def measure_responses(
             raise ValueError(
                 f"adversarial must have the shape of pixels {tuple(pixels.shape)}, got {tuple(adversarial.shape)}"
             )
+        adversarial = adversarial.to(pixels.device)
     measurer = Measurer(model, tuple(pixels.shape[1:]), spec, layers=layers, device=device)
     check_labels(labels, measurer.num_classes)
 

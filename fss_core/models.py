@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FilterableModule = (nn.Conv2d, nn.Linear)
 
 
-class Normalise(nn.Module):
+class Normalisation(nn.Module):
     """Subtract a data set's mean and divide by its standard deviation, per channel.
 
     Args:
@@ -126,7 +126,7 @@ def build_network(name: str, *, dataset: str | DatasetCard = "mnist5k", seed: in
         dataset = dataset_card(dataset)
     with seeded(seed):
         network = _BUILDERS[name](dataset.num_classes, dataset.image_shape[0])
-    network.normalise = Normalise(dataset.mean, dataset.std)
+    network.normalise = Normalisation(dataset.mean, dataset.std)
     for module in network.modules():
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]
@@ -139,6 +139,17 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Keep float32 products in float32, for a block, on hardware that would shorten them."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,6 +75,8 @@ def heading(measured: Measured, scores: Scores) -> list[str]:
     chosen = "as given"
     if measured.calibration is not None:
         chosen = f"calibrated with PGD on {measured.calibration.num_images} images"
+        if not measured.calibration.reached:
+            chosen = "the largest tried: near chance, PGD never takes accuracy halfway to it"
     name = NETWORKS.get(spec.training.network, spec.training.network)
     facts = [layer.facts for layer in responses.layers if layer.facts.name != GLOBAL_LAYER]
     num_weights, num_live = (sum(getattr(own, part) for own in facts) for part in ("num_weights", "num_live"))
@@ -97,12 +99,6 @@ def heading(measured: Measured, scores: Scores) -> list[str]:
             f"Images on which the attack of the unfiltered network finds no gradient, and does nothing: {share:.1%}"
         )
     lines += [f"Caution: {caution}." for caution in scores.cautions]
-    if responses.sequential:
-        lines.append(
-            f"Each layer saw images until all its calls were decided, {responses.num_images} at most; intervals hold "
-            "whenever one stops, and a decided call is wrong with a probability of "
-            f"{1 - scores.level_per_score:.3g} at most."
-        )
     if measured.missing:
         total = len(measured.missing) + len(responses.layers)
         lines.append(
@@ -118,15 +114,11 @@ def score_table(measured: Measured, scores: Scores, filters: Iterable[str]) -> l
     for name in filters:
         attacked_anew = any(layer.zero_gradient_share is not None for layer in measured.responses.layers)
         rows = [["layer", "kind", "live", *KINDS, *(["zero gradient"] if attacked_anew else [])]]
-        if measured.responses.sequential:
-            rows[0].append("n")
         for layer in measured.responses.layers:
             facts = layer.facts
             cells = [_cell(by_cell[facts.name, name, kind]) for kind in KINDS]
             if (share := layer.zero_gradient_share) is not None:
                 cells.append(f"{share:.1%}")
-            if measured.responses.sequential:
-                cells.append(str(layer.num_images))
             rows.append([facts.name, facts.kind, f"{facts.num_live / facts.num_weights:.0%}", *cells])
         title = "mean of high-pass, low-pass and pulse" if name == MEAN_FILTER else name.replace("_", "-")
         chosen = [row for row in scores.rows if row.filter == name]
@@ -156,7 +148,7 @@ def legend(scores: Scores) -> list[str]:
         f"F fragile, R robust, A antifragile: decided, the whole interval lies beyond or within ±{spec.tolerance:g}; "
         f"f, r, a: leaning, it does not. * beyond chance: above the random control. Score: integral over the "
         f"threshold of {_UNIT[spec.normalise]}, minus the reference ({spec.integration}). "
-        f"Interval: {spec.level:.0%} over images, {together}; this initialisation only."
+        f"Interval: {spec.level * 100:g} % over images, {together}; this initialisation only."
     )
     return ["", *textwrap.wrap(_REFERENCE[spec.reference], 120), *textwrap.wrap(text, 120)]
 

@@ -5,7 +5,7 @@ Plain arrays with named axes and what made them; ``measuring.py`` fills them, ``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,23 +63,22 @@ class Predictions:
     @staticmethod
     def stack(parts: Sequence[Predictions], shape: tuple[int, ...]) -> Predictions:
         """Put predictions of the same images under each other, as an array of the given shape × N."""
-        gradients = [part.zero_gradient for part in parts if part.zero_gradient is not None]
-        whole = (*shape, -1)
-        return Predictions(
-            clean=np.stack([part.clean for part in parts]).reshape(whole),
-            adversarial=np.stack([part.adversarial for part in parts]).reshape(whole),
-            zero_gradient=np.stack(gradients).reshape(whole) if len(gradients) == len(parts) else None,
-        )
+        return _together(parts, lambda arrays: np.stack(arrays).reshape((*shape, -1)))
 
     @staticmethod
     def join(parts: Sequence[Predictions], *, axis: int = -1) -> Predictions:
         """Put predictions side by side: along the images (the last axis), or along another."""
-        gradients = [part.zero_gradient for part in parts if part.zero_gradient is not None]
-        return Predictions(
-            clean=np.concatenate([part.clean for part in parts], axis=axis),
-            adversarial=np.concatenate([part.adversarial for part in parts], axis=axis),
-            zero_gradient=np.concatenate(gradients, axis=axis) if gradients else None,
-        )
+        return _together(parts, lambda arrays: np.concatenate(arrays, axis=axis))
+
+
+def _together(parts: Sequence[Predictions], combine: Callable[[Sequence[Any]], Any]) -> Predictions:
+    gradients = [part.zero_gradient for part in parts if part.zero_gradient is not None]
+    assert len(gradients) in (0, len(parts)), "parts that know where the gradient was zero, and parts that do not"
+    return Predictions(
+        clean=combine([part.clean for part in parts]),
+        adversarial=combine([part.adversarial for part in parts]),
+        zero_gradient=combine(gradients) if gradients else None,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -132,11 +131,6 @@ class LayerResponse:
     predictions: Predictions
 
     @property
-    def num_images(self) -> int:
-        """The images it was measured on: the first ones."""
-        return self.predictions.num_images
-
-    @property
     def zero_gradient_share(self) -> float | None:
         """Fraction of filtered networks and images whose attack had no gradient; ``None`` if not attacked anew."""
         found = self.predictions.zero_gradient
@@ -156,8 +150,6 @@ class Responses:
         unfiltered: predictions (N,) of the unfiltered network, on the same images.
         layers: in network order.
         notes: what was not as asked for, in words.
-        sequential: layers took images only until their calls were decided, so that some have fewer than N, and
-            intervals must hold at any stopping time.
     """
 
     spec: ResponseSpec
@@ -168,7 +160,6 @@ class Responses:
     unfiltered: Predictions
     layers: tuple[LayerResponse, ...]
     notes: tuple[str, ...] = ()
-    sequential: bool = False
 
     @property
     def num_images(self) -> int:
@@ -183,12 +174,15 @@ class Responses:
     @property
     def cautions(self) -> tuple[str, ...]:
         """Say what a reader must know first: few classes predicted, accuracy near chance, and notes."""
+        from fss_core.intervals import is_above_chance
+
         found = list(self.notes)
         predicted, present = (len(np.unique(classes)) for classes in (self.unfiltered.clean, self.labels))
         if predicted * 2 <= present:
             found.append(f"the unfiltered network predicts {predicted} of {present} classes")
-        accuracy = float(np.mean(self.unfiltered.clean == self.labels))
-        if accuracy < 2 / self.num_classes:
+        num_right = int((self.unfiltered.clean == self.labels).sum())
+        if not is_above_chance(num_right, self.num_images, self.num_classes):
+            accuracy = num_right / self.num_images
             found.append(f"clean accuracy {accuracy:.3f} is near chance ({1 / self.num_classes:.3f})")
         return tuple(found)
 
@@ -206,7 +200,6 @@ class Responses:
         num_thresholds = self.spec.num_thresholds
         for layer in self.layers:
             facts = layer.facts
-            labels = self.labels[: layer.num_images]
             columns: dict[str, Any] = {
                 "threshold": facts.thresholds if facts.thresholds.size else np.full(num_thresholds, np.nan),
                 "position": self.positions,
@@ -215,9 +208,9 @@ class Responses:
                 chosen = [index for index, row in enumerate(self.rows) if row.filter == name]
                 columns |= {
                     "kept_fraction": facts.kept_fraction[chosen].mean(axis=0),
-                    "clean_accuracy": (layer.predictions.clean[chosen] == labels).mean(axis=(0, 2)),
-                    "adversarial_accuracy": (layer.predictions.adversarial[chosen] == labels).mean(axis=(0, 2)),
-                    "num_images": layer.num_images,
+                    "clean_accuracy": (layer.predictions.clean[chosen] == self.labels).mean(axis=(0, 2)),
+                    "adversarial_accuracy": (layer.predictions.adversarial[chosen] == self.labels).mean(axis=(0, 2)),
+                    "num_images": self.num_images,
                 }
                 if layer.predictions.zero_gradient is not None:
                     columns["zero_gradient_share"] = layer.predictions.zero_gradient[chosen].mean(axis=(0, 2))

@@ -16,10 +16,11 @@ import numpy.typing as npt
 
 from fss_core.intervals import (
     FEWEST_CONTRIBUTING,
-    Bet,
+    MARGIN_ABOVE_CHANCE,
     Estimand,
     Values,
     betting_interval,
+    is_above_chance,
     linear_interval,
     num_contributing,
     standard_error,
@@ -48,7 +49,6 @@ KINDS: tuple[Kind, ...] = ("clean", "adversarial", "difference")
 MEAN_FILTER = "mean"
 """The overall row: the mean over high-pass, low-pass and pulse, taken per image."""
 
-MARGIN_ABOVE_CHANCE = 0.02
 FEWEST_RIGHT = 20
 
 _SMALLEST_DISTANCE = 1e-6
@@ -208,7 +208,7 @@ def score_responses(
     )
     names = _score_filters(responses)
     num_scores = len(responses.layers) * len(names) * len(KINDS)
-    own_level = _level_per_score(level, num_scores) if simultaneous else level
+    own_level = 1 - (1 - level) / num_scores if simultaneous else level
     rows = tuple(
         score for layer in responses.layers for score in _score_layer(responses, layer, names, spec, own_level)
     )
@@ -236,8 +236,7 @@ def _layer_curves(
     responses: Responses, layer: LayerResponse, names: list[str], spec: ScoreSpec
 ) -> dict[tuple[str, Kind], _Curve]:
     weights = quadrature(responses.spec.num_thresholds, spec.integration)
-    labels = responses.labels[: layer.num_images]
-    unfiltered = responses.unfiltered.images(0, layer.num_images)
+    labels, unfiltered = responses.labels, responses.unfiltered
     both: tuple[tuple[Kind, Classes, Classes], ...] = (
         ("clean", layer.predictions.clean, unfiltered.clean),
         ("adversarial", layer.predictions.adversarial, unfiltered.adversarial),
@@ -267,24 +266,24 @@ def _score_layer(
     responses: Responses, layer: LayerResponse, names: list[str], spec: ScoreSpec, level: float
 ) -> Iterator[Score]:
     curves = _layer_curves(responses, layer, names, spec)
-    num_images, sequential = layer.num_images, responses.sequential
-    problems = {kind: _accuracy_problem(responses, kind, num_images) for kind in KINDS}
+    num_images = responses.num_images
+    problems = {kind: _accuracy_problem(responses, kind) for kind in KINDS}
     for name in names:
         unchanged = _unchanged(layer.facts, _rows_of(responses, name))
         for kind in KINDS:
-            p0 = float(_right(responses, kind, num_images).mean())
+            p0 = float(_right(responses, kind).mean())
             about = {"layer": layer.facts.name, "filter": name, "kind": kind, "num_images": num_images, "p0": p0}
             if reason := unchanged or problems[kind]:
                 yield _not_measurable(about, reason)
                 continue
             parts = _parts(curves, name, kind)
-            value, error, (low, high) = _estimate(parts, level, sequential=sequential)
+            value, error, (low, high) = _estimate(parts, level)
             call = _call(value, spec.tolerance)
             decided = _call(low, spec.tolerance) == call == _call(high, spec.tolerance)
             beyond = None
             if call == "antifragile" and CONTROL_FILTER in names and name != CONTROL_FILTER:
                 control = [(-sign, curve) for sign, curve in _parts(curves, CONTROL_FILTER, kind)]
-                beyond = _estimate(parts + control, level, sequential=sequential)[2][0] > 0
+                beyond = _estimate(parts + control, level)[2][0] > 0
             yield Score(
                 **about,  # type: ignore[arg-type]
                 score=value,
@@ -299,44 +298,6 @@ def _score_layer(
             )
 
 
-def calls_are_decided(
-    responses: Responses, spec: ScoreSpec, *, num_layers: int = 1, simultaneous: bool = False
-) -> bool:
-    """Say whether more images can be spared: every clean and adversarial call is shown to be fragile or antifragile.
-
-    It may be asked after any number of images, as often as one likes: the chance that a call is ever decided wrongly is
-    1 − ``spec.level`` at most, per score, or over all scores of the network under ``simultaneous``. A robust call needs
-    every image, and the difference, which follows from the other two, stops nothing.
-
-    Args:
-        responses: of one layer, on the images taken so far.
-        spec: reference, normalisation, integration, tolerance, level.
-        num_layers: of the network; counts under ``simultaneous``.
-        simultaneous: let all calls hold together (Bonferroni).
-
-    Returns:
-        True when the layer needs no more images.
-
-    Source: this project; betting with a mixture of fixed stakes, see ``intervals.Bet``.
-    """
-    names = _score_filters(responses)
-    level = _level_per_score(spec.level, num_layers * len(names) * len(KINDS)) if simultaneous else spec.level
-    for layer in responses.layers:
-        kinds: tuple[Kind, ...] = ("clean", "adversarial")
-        if any(_accuracy_problem(responses, kind, layer.num_images) for kind in kinds):
-            return False
-        for (name, _), curve in _layer_curves(responses, layer, names, spec).items():
-            bet = Bet(curve.estimand, curve.q, curve.z, level)
-            fragile, antifragile = bet.excludes_as_too_high(-spec.tolerance), bet.excludes_as_too_low(spec.tolerance)
-            if not (fragile or antifragile or _unchanged(layer.facts, _rows_of(responses, name))):
-                return False
-    return True
-
-
-def _level_per_score(level: float, num_scores: int) -> float:
-    return 1 - (1 - level) / num_scores
-
-
 def _parts(curves: dict[tuple[str, Kind], _Curve], name: str, kind: Kind) -> list[tuple[int, _Curve]]:
     """A score as a signed sum of curves: the difference is adversarial minus clean."""
     if kind == "difference":
@@ -344,20 +305,17 @@ def _parts(curves: dict[tuple[str, Kind], _Curve], name: str, kind: Kind) -> lis
     return [(1, curves[name, kind])]
 
 
-def _estimate(
-    parts: list[tuple[int, _Curve]], level: float, *, sequential: bool = False
-) -> tuple[float, float, tuple[float, float]]:
+def _estimate(parts: list[tuple[int, _Curve]], level: float) -> tuple[float, float, tuple[float, float]]:
     """Estimate a signed sum of scores of the same images: value, standard error, interval.
 
-    Where few images contribute, or the interval must hold at any stopping time, each part has its own, at a level at
-    which all of them hold together.
+    Where few images contribute, each part has its own interval, at a level at which all of them hold together.
     """
     value = sum(sign * curve.estimand.estimate(curve.q, curve.z) for sign, curve in parts)
     influence = np.sum([sign * curve.estimand.influence(curve.q, curve.z) for sign, curve in parts], axis=0)
     q, z = np.array([curve.q for _, curve in parts]), np.array([curve.z for _, curve in parts])
     changed = np.any([curve.changed for _, curve in parts], axis=0)
     contributing = num_contributing(q, z, changed)
-    if contributing >= FEWEST_CONTRIBUTING and not sequential:
+    if contributing >= FEWEST_CONTRIBUTING:
         interval = linear_interval(value, influence, level, contributing)
     else:
         own_level = 1 - (1 - level) / len(parts)
@@ -406,30 +364,28 @@ def _unchanged(facts: LayerFacts, chosen: list[int]) -> str:
     return f"this filter removes no weight that can change the output ({dead} of {facts.num_weights} weights are dead)"
 
 
-def _right(responses: Responses, kind: Kind, num_images: int) -> npt.NDArray[np.bool_]:
-    unfiltered = responses.unfiltered.images(0, num_images)
+def _right(responses: Responses, kind: Kind) -> npt.NDArray[np.bool_]:
+    unfiltered = responses.unfiltered
     predicted = unfiltered.clean if kind == "clean" else unfiltered.adversarial
-    right: npt.NDArray[np.bool_] = predicted == responses.labels[:num_images]
+    right: npt.NDArray[np.bool_] = predicted == responses.labels
     return right
 
 
-def _accuracy_problem(responses: Responses, kind: Kind, num_images: int) -> str:
+def _accuracy_problem(responses: Responses, kind: Kind) -> str:
     """Say why the unfiltered accuracy leaves nothing to compare with; empty if it does."""
     if kind == "difference":
-        clean = _accuracy_problem(responses, "clean", num_images)
-        return clean or _accuracy_problem(responses, "adversarial", num_images)
-    num_right = int(_right(responses, kind, num_images).sum())
+        return _accuracy_problem(responses, "clean") or _accuracy_problem(responses, "adversarial")
+    num_right, num_images = int(_right(responses, kind).sum()), responses.num_images
     where = f"(n = {num_images}"
     if kind == "adversarial" and responses.attack is not None:
         where += f", ε = {responses.attack.epsilon * 255:.3g}/255"
     where += ")"
     if num_right < FEWEST_RIGHT:
         return f"only {num_right} {kind} images are right without a filter; at least {FEWEST_RIGHT} are needed {where}"
-    floor = 1 / responses.num_classes + MARGIN_ABOVE_CHANCE
-    lower = wilson_interval(num_right, num_images)[0]
-    if lower < floor:
+    if not is_above_chance(num_right, num_images, responses.num_classes):
         return (
-            f"{kind} accuracy without a filter is {num_right / num_images:.3f}, its lower 95 % bound {lower:.3f} "
-            f"is below chance + 2 points ({floor:.3f}) {where}"
+            f"{kind} accuracy without a filter is {num_right / num_images:.3f}, its lower 95 % bound "
+            f"{wilson_interval(num_right, num_images)[0]:.3f} is below chance + 2 points "
+            f"({1 / responses.num_classes + MARGIN_ABOVE_CHANCE:.3f}) {where}"
         )
     return ""

@@ -33,12 +33,6 @@ GLOBAL_LAYER = "(all layers)"
 DEFAULT_IMAGES = 300
 """Probe images of a measurement, unless told otherwise."""
 
-IMAGES_PER_LOOK = 50
-"""Images between two looks at whether a layer's calls are decided, under ``--effort labels``."""
-
-PREVIEW_IMAGES, PREVIEW_THRESHOLDS = 64, 7
-"""What ``--effort preview`` measures."""
-
 IMAGES_PER_CHUNK = 100
 """Images per stored chunk of a response; a larger number of images re-uses the chunks of a smaller."""
 
@@ -83,7 +77,7 @@ class CalibrationError(FssError):
 
 
 class NotFiniteError(FssError):
-    """Weights, pixels or results hold NaN or infinity."""
+    """Weights or pixels hold NaN or infinity."""
 
 
 class NotMeasurableError(FssError):
@@ -406,6 +400,8 @@ class EpsilonCalibration:
         grid: the sizes tried, ascending, in pixels.
         pgd_accuracy: fraction right under PGD at each of ``grid``.
         num_images: calibration images.
+        reached: False for a network near chance whose accuracy no size brings to the target; ε is then the largest
+            tried, and no score is measurable.
     """
 
     epsilon: float
@@ -414,25 +410,44 @@ class EpsilonCalibration:
     grid: tuple[float, ...]
     pgd_accuracy: tuple[float, ...]
     num_images: int
+    reached: bool = True
 
     def __float__(self) -> float:
         """Return ε, so that a calibration can stand where a number is expected."""
         return self.epsilon
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkIdentity:
+    """Which network results belong to: the same weights mean something else in another architecture.
+
+    Attributes:
+        network: name of the architecture.
+        factory: ``module:function`` that built it, for a network of the user's own; that the function still does what
+            it did is taken on trust.
+        weights_sha256: of the checkpoint's weights.
+    """
+
+    network: str
+    factory: str | None
+    weights_sha256: str
+
+
 def response_key(
-    *,
-    response: ResponseSpec,
-    attack: AttackSpec,
-    checkpoint_sha256: str,
-    probe_fingerprint: str,
-    device_type: str,
-    schema: int,
+    *, response: ResponseSpec, attack: AttackSpec, network: NetworkIdentity, probe: str, device_type: str, schema: int
 ) -> str:
-    """Name a measured response: everything that can change its numbers, and nothing else.
+    """Name a measured response by everything that can change its numbers.
 
     The filters and the number of images are left out: each filter and each chunk of images is stored under its own
     part of the key, so that asking for more re-uses what is there.
+
+    Args:
+        response: what is filtered.
+        attack: on the unfiltered network, or on every filtered one.
+        network: what is measured.
+        probe: fingerprint of the probe split.
+        device_type: as ``MeasurementSpec.device_type``.
+        schema: of stored results.
 
     Returns:
         The SHA-256, in hexadecimal.
@@ -442,37 +457,35 @@ def response_key(
             "what": "responses",
             "response": {name: value for name, value in asdict(response).items() if name != "filters"},
             "attack": attack,
-            "checkpoint": checkpoint_sha256,
-            "probe": probe_fingerprint,
+            "network": network,
+            "probe": probe,
             "device": device_type,
             "schema": schema,
         }
     )
 
 
-def adversarial_key(
-    *, attack: AttackSpec, checkpoint_sha256: str, probe_fingerprint: str, device_type: str, schema: int
-) -> str:
+def adversarial_key(*, attack: AttackSpec, network: NetworkIdentity, probe: str, device_type: str, schema: int) -> str:
     """Name the adversarial images of an unfiltered network; whether filtered networks are attacked anew is left out."""
     return digest(
         {
             "what": "adversarial images",
             "attack": {name: value for name, value in asdict(attack).items() if name != "mode"},
-            "checkpoint": checkpoint_sha256,
-            "probe": probe_fingerprint,
+            "network": network,
+            "probe": probe,
             "device": device_type,
             "schema": schema,
         }
     )
 
 
-def epsilon_key(*, checkpoint_sha256: str, calibration_fingerprint: str, device_type: str, schema: int) -> str:
-    """Name a calibrated ε."""
+def epsilon_key(*, network: NetworkIdentity, calibration: str, device_type: str, schema: int) -> str:
+    """Name a calibrated ε by the network and the fingerprint of the calibration split."""
     return digest(
         {
             "what": "epsilon",
-            "checkpoint": checkpoint_sha256,
-            "calibration": calibration_fingerprint,
+            "network": network,
+            "calibration": calibration,
             "device": device_type,
             "schema": schema,
         }

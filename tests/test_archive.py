@@ -172,6 +172,7 @@ def test_a_layer_that_lacks_a_piece_is_missing(archive: ResponseArchive, lost: s
 def test_a_short_chunk_is_not_the_whole(archive: ResponseArchive) -> None:
     stored = fill(archive, 150)
     chunk = Chunk(index=1, start=100, stop=130)
+    archive.store.delete(f"responses/{archive.key}/layer/conv/pulse/1")
     archive.put_predictions("conv", "pulse", chunk, LABELS[100:130], chunk_of(stored["conv", "pulse"], chunk))
     found = archive.load(150, attack=ATTACK)
     assert found is not None
@@ -260,3 +261,12 @@ def test_delete_of_some_layers_keeps_the_others(archive: ResponseArchive) -> Non
     assert first not in left
     assert left == set(others) - {first}
     assert archive.header() is not None
+
+
+def test_a_chunk_is_never_shortened(archive: ResponseArchive) -> None:
+    stored = fill(archive, 150)
+    late = Chunk(index=1, start=100, stop=130)
+    archive.put_predictions("conv", "pulse", late, LABELS[100:130], chunk_of(stored["conv", "pulse"], late))
+    found = archive.load(150, attack=ATTACK)
+    assert found is not None
+    assert found[1] == ()

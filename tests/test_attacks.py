@@ -360,6 +360,16 @@ def test_calibration_of_a_real_network(plain: nn.Module, images: tuple[Tensor, T
     assert calibrate_epsilon(plain, *images) == got
 
 
+def test_a_network_near_chance_gets_the_largest_epsilon_and_says_so() -> None:
+    model = MeanBrightness(scale=0.0, shift=1.0)
+    labels = torch.arange(20) % 2
+    labels[0] = 1  # 11 of 20 right, above chance by luck, and nothing to attack
+    found = calibrate_epsilon(model, torch.rand(20, 1, 2, 2), labels)
+    assert not found.reached
+    assert found.epsilon == epsilon_grid()[-1]
+    assert set(found.pgd_accuracy) == {found.clean_accuracy}
+
+
 def test_no_epsilon_breaks_a_network_that_predicts_one_class() -> None:
     model = MeanBrightness(scale=0.0, shift=1.0)
     pixels = torch.rand(20, 1, 2, 2)

@@ -216,7 +216,6 @@ def test_an_incomplete_measurement_says_so(cache: Path, fss: Fss) -> None:
         ["--attack-mode", "adaptive"],
         ["--attack", "PGD"],
         ["--engine", "reference"],
-        ["--effort", "labels"],
         ["--filters", "pulse,random"],
         ["--integration", "simpson", "--normalise", "p0"],
     ],
@@ -229,14 +228,6 @@ def test_score_and_show_with_other_options(cache: Path, fss: Fss, options: list[
     done = fss("show", *own, "--images", 60)
     assert done.code == 0
     assert "n = 60" in done.out
-
-
-def test_a_preview_takes_few_images(cache: Path, fss: Fss) -> None:
-    own = [*OWN[:-2], "--epsilon", "0.05", "--effort", "preview"]
-    scored = fss("score", *own, "--factory", bars.FACTORY, "--json")
-    assert scored.json["num_images"] == 64
-    assert scored.json["measurement"]["response"]["num_thresholds"] == 7
-    assert fss("show", *own, "--json").json == scored.json
 
 
 def test_progress_goes_to_standard_error_and_results_do_not(cache: Path, fss: Fss) -> None:

@@ -21,7 +21,7 @@ import pytest
 import tiny
 import torch
 
-from fss_core import data
+from fss_core import attacks, data
 from fss_core import flow as flow_module
 from fss_core.attacks import attack
 from fss_core.checkpoints import import_checkpoint
@@ -274,6 +274,32 @@ def test_more_images_re_use_fewer(
     assert_same(found.responses, in_memory(many))
 
 
+def test_images_that_filtered_networks_saw_are_not_attacked_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacked = []
+    run = attacks.run_attack
+
+    def counted(model: Any, pixels: torch.Tensor, *arguments: Any) -> Any:
+        attacked.append(len(pixels))
+        return run(model, pixels, *arguments)
+
+    monkeypatch.setattr(attacks, "run_attack", counted)
+    first = measure(store).responses.unfiltered
+    grown = measure(store, replace(SPEC, num_images=bars.NUM_PROBE)).responses.unfiltered
+    assert attacked == [60, 40, 20]
+    np.testing.assert_array_equal(grown.adversarial[:60], first.adversarial)
+
+
+def test_the_catalogue_keeps_the_most_that_was_asked_for(store: Store) -> None:
+    measure(store)
+    measure(store, replace(SPEC, num_images=20, response=replace(SPEC.response, filters=("random",))))
+    (record,) = store.list_records()
+    asked: Any = record.spec["measurement"]
+    assert asked["num_images"] == 60
+    assert asked["response"]["filters"] == ["high_pass", "low_pass", "pulse", "random"]
+
+
 def test_fewer_images_cost_nothing(store: Store) -> None:
     measure(store, replace(SPEC, num_images=bars.NUM_PROBE))
     with counted_forwards() as forwards:
@@ -351,28 +377,6 @@ def test_refresh_measures_anew(store: Store, measured_calls: list[tuple[str, tup
     measured_calls.clear()
     assert_same(measure(store, refresh=True).responses, first.responses)
     assert len(measured_calls) == 2
-
-
-def test_a_layer_that_needs_no_more_images_gets_none(
-    store: Store, measured_calls: list[tuple[str, tuple[str, ...], int]]
-) -> None:
-    def enough_of_fc(responses: Responses) -> bool:
-        (layer,) = responses.layers
-        return layer.facts.name == "fc" and layer.num_images >= 50
-
-    found = measure(store, stop=enough_of_fc)
-    assert [(name, images) for name, _, images in measured_calls] == [("conv", 50), ("conv", 10), ("fc", 50)]
-    assert [layer.num_images for layer in found.responses.layers] == [60, 50]
-    assert found.responses.sequential
-    assert found.missing == ()
-    whole = find_measured(store, SPEC)
-    assert whole is not None
-    assert whole.missing == ("fc",)
-    measured_calls.clear()
-    finished = measure(store)
-    assert [(name, images) for name, _, images in measured_calls] == [("fc", 10)]
-    assert not finished.responses.sequential
-    assert_same(finished.responses, in_memory(SPEC))
 
 
 # Found again ----------------------------------------------------------------------------------------------

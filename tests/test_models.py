@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fss_core.data import DatasetCard, dataset_card
 from fss_core.models import (
     LayerGeometry,
-    Normalise,
+    Normalisation,
     build_network,
     describe_layers,
     filterable_modules,
@@ -155,7 +155,7 @@ def test_building_leaves_the_global_random_state_alone() -> None:
 
 
 def test_normalisation_by_hand() -> None:
-    normalise = Normalise((0.5, 0.25), (0.5, 0.125))
+    normalise = Normalisation((0.5, 0.25), (0.5, 0.125))
     pixels = torch.tensor([[[[1.0]], [[0.5]]]])
     assert normalise(pixels).flatten().tolist() == [1.0, 2.0]
     assert set(normalise.state_dict()) == {"mean", "std"}

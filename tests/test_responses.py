@@ -677,3 +677,25 @@ def test_other_parameters_that_are_nan_are_refused_too(engine: Any, name: str) -
     model.state_dict()[name][0] = float("nan")
     with pytest.raises(NotFiniteError, match=rf"^'{name}' holds NaN or infinity; [^\n]*$"):
         measure_responses(model, pixels, labels, pixels, engine=engine, num_thresholds=2)
+
+
+def test_two_classes_are_not_near_chance_when_most_images_are_right() -> None:
+    labels = np.arange(40) % 2
+    classes = labels.copy()
+    classes[:3] = 1 - classes[:3]
+    found = Responses(
+        spec=ResponseSpec(),
+        attack=None,
+        rows=(),
+        labels=labels,
+        num_classes=2,
+        unfiltered=Predictions(clean=classes.astype(np.uint8), adversarial=classes.astype(np.uint8)),
+        layers=(),
+    )
+    assert found.cautions == ()
+
+
+def test_an_adaptive_measurement_says_that_it_is(plain: nn.Module, images: tuple[Tensor, Tensor]) -> None:
+    attack = AttackSpec(epsilon=0.1)
+    found = measure_responses(plain, *images, attack=attack, layers=["first"], num_thresholds=2)
+    assert found.attack == replace(attack, mode="adaptive")

@@ -18,6 +18,7 @@ from fss_core.specs import (
     AttackSpec,
     FssError,
     MeasurementSpec,
+    NetworkIdentity,
     ResponseSpec,
     ScoreSpec,
     TrainingSpec,
@@ -32,14 +33,16 @@ from fss_core.specs import (
 
 TRAINING = TrainingSpec(network="resnet18", dataset="mnist5k")
 ATTACK = AttackSpec(epsilon=8 / 255)
-PLACE = {"checkpoint_sha256": "c" * 64, "device_type": "cpu", "schema": 1}
-PROBED = {**PLACE, "probe_fingerprint": "p" * 64}
-CALIBRATED = {**PLACE, "calibration_fingerprint": "q" * 64}
+NETWORK = NetworkIdentity(network="resnet18", factory=None, weights_sha256="c" * 64)
+PLACE = {"network": NETWORK, "device_type": "cpu", "schema": 1}
+PROBED = {**PLACE, "probe": "p" * 64}
+CALIBRATED = {**PLACE, "calibration": "q" * 64}
 
 OTHER_TRAINING = {"network": "resnet50", "dataset": "mnist", "seed": 1, "batch_size": 50, "learning_rate": 1e-2}
 OTHER_ATTACK = {"epsilon": 9 / 255, "kind": "pgd", "mode": "adaptive", "steps": 11, "step_size": 0.01, "seed": 1}
 OTHER_RESPONSE = {"num_thresholds": 13, "scope": "global", "engine": "reference", "seed": 1, "num_draws": 4}
-OTHER_PLACE = {"checkpoint_sha256": "d" * 64, "device_type": "cuda", "schema": 2}
+OTHER_NETWORK = {"network": "resnet50", "factory": "own:make", "weights_sha256": "d" * 64}
+OTHER_PLACE = {"network": replace(NETWORK, **OTHER_NETWORK), "device_type": "cuda", "schema": 2}
 
 
 # Canonical JSON -------------------------------------------------------------------------------------------
@@ -77,10 +80,10 @@ def test_a_float_and_an_integer_are_told_apart() -> None:
         (digest(TRAINING), "ad440b3ba76d1e2948993a1da744f5fb083ac90327933bc96a9fa731cccc28ac"),
         (
             response_key(response=ResponseSpec(), attack=ATTACK, **PROBED),
-            "21d1279a764f56065a7f16d6155879358b256d4b0e0bc150d818019e3446758d",
+            "9829f8bae20a97dc14cd4eacc53d0a2786390666895eda7bd169ca9ff5ab3efd",
         ),
-        (adversarial_key(attack=ATTACK, **PROBED), "78f7a6fcc7e3c18e70e10df49be92042930376be766d2ba0550d70be4052b0bb"),
-        (epsilon_key(**CALIBRATED), "22fb775ba1d7fa75075efae06d7b2659061c0cad5acaa062af5c7cc7e0da30f4"),
+        (adversarial_key(attack=ATTACK, **PROBED), "7c935fbcdaa9a44368a00fad408fd1f2f51fa260692c5f8ffa78bbfb0c43b40a"),
+        (epsilon_key(**CALIBRATED), "306c1656cf84fca8f259d2f6aab64d14387ede726a7909a7d1715616205d51f5"),
     ],
     ids=["training", "response", "adversarial", "epsilon"],
 )
@@ -94,7 +97,7 @@ def test_keys_of_different_things_differ() -> None:
         response_key(response=ResponseSpec(), attack=ATTACK, **PROBED),
         adversarial_key(attack=ATTACK, **PROBED),
         epsilon_key(**CALIBRATED),
-        epsilon_key(**PLACE, calibration_fingerprint=PROBED["probe_fingerprint"]),
+        epsilon_key(**PLACE, calibration=PROBED["probe"]),
     ]
     assert len(set(keys)) == len(keys)
 
@@ -158,6 +161,13 @@ def test_every_key_depends_on_weights_images_device_and_schema(
 ) -> None:
     other = OTHER_PLACE.get(field, "r" * 64)
     assert make_key(**{**where, field: other}) != make_key(**where)
+
+
+@pytest.mark.parametrize("field", OTHER_NETWORK)
+def test_every_key_depends_on_all_of_the_network(field: str) -> None:
+    other = replace(NETWORK, **{field: OTHER_NETWORK[field]})
+    for make_key, where in ((_response, PROBED), (_adversarial, PROBED), (epsilon_key, CALIBRATED)):
+        assert make_key(**{**where, "network": other}) != make_key(**where)
 
 
 def test_the_number_of_images_is_in_no_key() -> None:

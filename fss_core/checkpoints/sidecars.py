@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from fss_core import data
-from fss_core.specs import CheckpointError, FssError, TrainingSpec, cache_dir, choose, digest
+from fss_core.specs import CheckpointError, FssError, NetworkIdentity, TrainingSpec, cache_dir, choose, digest
 
 CHECKPOINT_SCHEMA = 1
 """The form of sidecars and directories; part of every trajectory's key."""
@@ -80,6 +80,11 @@ class Checkpoint:
     random_state: dict[str, str | int]
     hardware: dict[str, str | int]
     versions: dict[str, str]
+
+    @property
+    def identity(self) -> NetworkIdentity:
+        """What results of this network are filed under."""
+        return NetworkIdentity(network=self.spec.network, factory=self.factory, weights_sha256=self.sha256)
 
     @property
     def has_state(self) -> bool:

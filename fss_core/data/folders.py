@@ -163,6 +163,11 @@ class TinyImageNet:
             rows = [
                 line.split("\t") for line in files.read("val/val_annotations.txt").decode(errors="replace").splitlines()
             ]
+            for name in (*wnids, *(row[0] for row in rows)):
+                if "/" in name or name in (".", ".."):
+                    raise DataError(
+                        f"{self.path} names {name!r} as a class or image, which leads elsewhere; replace it"
+                    )
             val = [(f"val/images/{row[0]}", row[1]) for row in rows if len(row) > 1 and row[1] in labels]
             class_names = _class_names(wnids, files.read("words.txt").decode(errors="replace"))
         if len(wnids) < self.num_classes or {wnid for _, wnid in train} != set(wnids):
