@@ -95,9 +95,14 @@ class ResponseArchive:
         return "/".join(("responses", self.key, *(str(part) for part in parts)))
 
     def delete(self, layers: Sequence[str] | None = None) -> None:
-        """Forget everything, or some layers' pieces."""
-        for part in [("",)] if layers is None else [(part, name, "") for name in layers for part in ("layer", "facts")]:
-            self.store.delete_prefix(self._name(*part))
+        """Forget everything, or some layers' pieces and whatever is damaged."""
+        if layers is None:
+            self.store.delete_prefix(self._name(""))
+            return
+        for name in layers:
+            for part in ("layer", "facts"):
+                self.store.delete_prefix(self._name(part, name, ""))
+        self.store.delete_damaged(self._name(""))
 
     def header(self) -> Header | None:
         """Read the header, if the measurement was ever begun."""

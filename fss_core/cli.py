@@ -209,6 +209,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    # Streams that the caller closed: what is written there is lost, as asked.
+    sys.stdout, sys.stderr = sys.stdout or io.StringIO(), sys.stderr or io.StringIO()
     warnings.showwarning = lambda message, *_rest, **_named: print(f"fss: {message}", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -220,6 +222,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except FssError as error:
         return _fail(error, 1)
+    except UnicodeError as error:
+        return _fail(f"a name cannot be written under this locale ({error}); use a UTF-8 locale and UTF-8 names", 1)
     except ValueError as error:
         if os.environ.get("FSS_TRACEBACK"):
             raise
@@ -230,6 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of a pipe went away; leave without complaint about flushing to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        return _fail(f"{error.filename or 'the output'}: {error.strerror}; check the place and its permissions", 1)
     except Exception as error:
         if os.environ.get("FSS_TRACEBACK"):
             raise
@@ -379,12 +385,18 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _stored(options: argparse.Namespace) -> Measured:
+    from fss_core.checkpoints import find_checkpoint
     from fss_core.flow import find_measured
     from fss_core.store import Store
 
     spec = _measurement_spec(options)
     with Store() as store:
         measured = find_measured(store, spec, layers=options.layers, every_image=options.images is None)
+    if find_checkpoint(spec.training, spec.epoch) is None:
+        raise StoreError(
+            f"no epoch {options.epoch} of {options.network} on {options.dataset}, seed {options.seed}, is there (never "
+            "trained, or pruned); what was measured of it can be read again once `fss train` has made the same weights"
+        )
     if measured is None or not measured.responses.layers:
         raise StoreError(
             f"nothing is measured yet of {options.network} on {options.dataset}, epoch {options.epoch}, as asked for; "

@@ -27,6 +27,7 @@ from torch import Tensor, fx, nn
 from fss_core.graphs import DenseConv, Plan, tensor_shapes, trace
 from fss_core.models import FilterableModule, filterable_modules
 from fss_core.specs import Engine as EngineName
+from fss_core.specs import NotFiniteError
 
 
 class UntraceableNetworkWarning(UserWarning):
@@ -64,9 +65,15 @@ def make_engine(name: EngineName, model: nn.Module, image_shape: tuple[int, ...]
     Returns:
         The engine asked for; ``reference``, with an :class:`UntraceableNetworkWarning`, where a network cannot be
         traced.
+
+    Raises:
+        NotFiniteError: the network gives no numbers for a grey ramp.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False).to(device)
     sample = torch.linspace(0, 1, 2 * torch.Size(image_shape).numel(), device=device).reshape(2, *image_shape)
+    with torch.no_grad():
+        if not bool(torch.isfinite(model(sample.clone())).all()):
+            raise NotFiniteError("the network's logits are NaN or infinite; look at its normalisation, or train again")
     if name == "fast":
         try:
             return FastEngine(copy.deepcopy(model), sample)  # it rewrites what it is given, also when it fails

@@ -81,7 +81,7 @@ def export_measured(
             "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in written},
         }
         path = directory / "manifest.json"
-        path.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{directory} cannot be written ({error.strerror}); choose another directory") from error
     return [*written, path]

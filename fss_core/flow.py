@@ -106,6 +106,15 @@ def _epsilon_name(checkpoint: Checkpoint, card: DatasetCard, device_type: str) -
     )
 
 
+def _check_num_images(spec: MeasurementSpec, card: DatasetCard) -> None:
+    most = card.split_sizes["probe"]
+    if spec.num_images > most:
+        raise ValueError(
+            f"num_images must be at most {most}, the probe images of {card.name}, got {spec.num_images}; "
+            f"use --images {most}"
+        )
+
+
 def archive_of(
     store: Store, spec: MeasurementSpec, checkpoint: Checkpoint, card: DatasetCard, attack: AttackSpec
 ) -> ResponseArchive:
@@ -154,6 +163,7 @@ def find_measured(
         return None
     attack = spec.attack(float(calibration) if calibration is not None else cast(float, spec.epsilon))
     archive = archive_of(store, spec, checkpoint, card, attack)
+    _check_num_images(spec, card)
     header = archive.header()
     if header is None:
         return None
@@ -218,8 +228,7 @@ class Flow:
         """Train to some epochs and save each; those that are there already cost nothing.
 
         Raises:
-            CheckpointError: an epoch of imported weights is missing.
-            TrainingError: the loss is not finite.
+            TrainingError: the loss is not finite, or the trajectory is imported and lacks an epoch.
         """
         found = [find_checkpoint(spec, epoch) for epoch in epochs]
         known = [checkpoint for checkpoint in found if checkpoint is not None and checkpoint.kept]
@@ -264,8 +273,8 @@ class Flow:
         Args:
             spec: what to measure.
             layers: which layers; all by default.
-            refresh: forget what was measured of these layers and begin again; of all layers, also ε and the
-                adversarial images.
+            refresh: forget what was measured of these layers, and whatever is damaged, and begin again; of all
+                layers, also ε and the adversarial images.
 
         Returns:
             The complete measurement.
@@ -300,20 +309,16 @@ class _Run:
         self.spec = spec
         self.layers = layers
         self.dataset: Dataset = load_dataset(spec.training.dataset)
-        if spec.num_images > len(self.dataset.probe):
-            raise ValueError(
-                f"num_images must be at most {len(self.dataset.probe)}, the probe images of {spec.training.dataset}, "
-                f"got {spec.num_images}; use --images {len(self.dataset.probe)}"
-            )
+        _check_num_images(spec, self.dataset.card)
         self._refuse_early()
         self.checkpoint = flow.checkpoint(spec)
         self._refresh = refresh
         self.attack = spec.attack(spec.epsilon if spec.epsilon is not None else float(self._calibrate()))
         self.archive = archive_of(flow.store, spec, self.checkpoint, self.dataset.card, self.attack)
         if refresh:
+            attacked = self._adversarial_name("")
+            (flow.store.delete_prefix if layers is None else flow.store.delete_damaged)(attacked)
             self.archive.delete(layers)
-            if layers is None:
-                flow.store.delete_prefix(self._adversarial_name(""))
         self._attacked = lru_cache(maxsize=2)(self._attack)
 
     def _refuse_early(self) -> None:
@@ -346,8 +351,8 @@ class _Run:
     def _calibrate(self) -> EpsilonCalibration:
         store, card, device_type = self.flow.store, self.dataset.card, self.spec.device_type
         name = _epsilon_name(self.checkpoint, card, device_type)
-        if self._refresh and self.layers is None:
-            store.delete(name)
+        if self._refresh:
+            (store.delete if self.layers is None else store.delete_damaged)(name)
         with self.flow._claim(name, "the calibration of ε"):
             found = find_epsilon(store, self.checkpoint, card, device_type)
             if found is not None:

@@ -345,7 +345,7 @@ def check_device(device: str) -> None:
         ValueError: torch knows no such device, or cannot use it here.
     """
     try:
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device must be one that torch can use here, got {device!r}; use cpu") from error
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, is_dataclass
@@ -32,6 +33,9 @@ GLOBAL_LAYER = "(all layers)"
 
 DEFAULT_IMAGES = 300
 """Probe images of a measurement, unless told otherwise."""
+
+LARGEST_NUM_THRESHOLDS, LARGEST_EPOCH = 10_000, 1_000_000
+"""Beyond these a number is a slip of the keyboard."""
 
 IMAGES_PER_CHUNK = 100
 """Images per stored chunk of a response; a larger number of images re-uses the chunks of a smaller."""
@@ -210,7 +214,7 @@ class TrainingSpec:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
-        _require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
+        _require(0 <= self.seed < 2**63, f"seed must be at least 0 and below 2^63, got {self.seed}")
         _require(self.batch_size >= 2, f"batch_size must be at least 2 (batch normalisation), got {self.batch_size}")
         _require(0 < self.learning_rate < 1, f"learning_rate must lie between 0 and 1, got {self.learning_rate}")
 
@@ -277,7 +281,10 @@ class ResponseSpec:
             choose(name, known, what="filter")
         _require(len(self.filters) > 0, "filters must name at least one filter, got none")
         _require(len(set(self.filters)) == len(self.filters), f"filters must differ, got {', '.join(self.filters)}")
-        _require(self.num_thresholds >= 2, f"num_thresholds must be at least 2, got {self.num_thresholds}")
+        _require(
+            2 <= self.num_thresholds <= LARGEST_NUM_THRESHOLDS,
+            f"num_thresholds must be at least 2 and at most {LARGEST_NUM_THRESHOLDS}, got {self.num_thresholds}",
+        )
         _require(self.scope in ("local", "global"), f"scope must be 'local' or 'global', got {self.scope!r}")
         _require(self.engine in ("fast", "reference"), f"engine must be 'fast' or 'reference', got {self.engine!r}")
         _require(self.num_draws >= 3, f"num_draws must be at least 3, got {self.num_draws}")
@@ -341,7 +348,7 @@ class ScoreSpec:
             self.integration in ("trapezoid", "simpson"),
             f"integration must be 'trapezoid' or 'simpson', got {self.integration!r}",
         )
-        _require(self.tolerance >= 0, f"tolerance must be at least 0, got {self.tolerance}")
+        _require(0 <= self.tolerance < math.inf, f"tolerance must be at least 0, and finite, got {self.tolerance}")
         _require(0.5 <= self.level < 1, f"level must lie in [0.5, 1), got {self.level}")
 
 
@@ -373,7 +380,9 @@ class MeasurementSpec:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
-        _require(self.epoch >= 0, f"epoch must be at least 0, got {self.epoch}")
+        _require(
+            0 <= self.epoch <= LARGEST_EPOCH, f"epoch must be at least 0 and at most {LARGEST_EPOCH}, got {self.epoch}"
+        )
         _require(self.num_images >= 1, f"num_images must be at least 1, got {self.num_images}")
         self.attack(self.epsilon if self.epsilon is not None else 1.0)
 

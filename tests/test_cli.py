@@ -137,7 +137,7 @@ def test_the_table_says_what_how_and_how_sure(cache: Path, fss: Fss) -> None:
     assert "F fragile, R robust, A antifragile: decided" in text
     assert "f, r, a: leaning" in text
     assert "Reference: the unfiltered network." in text
-    assert "Interval: 95% over images, each score by itself; this initialisation only." in text
+    assert "Interval: 95 % over images, each score by itself; this initialisation only." in text
 
 
 def test_settings_of_the_score_are_named_below_the_table(cache: Path, fss: Fss) -> None:
@@ -236,6 +236,31 @@ def test_progress_goes_to_standard_error_and_results_do_not(cache: Path, fss: Fs
     for stage in ("calibrate", "attack", "measure"):
         assert stage in done.err
     assert "PGD accuracy" in done.err
+
+
+def test_what_is_measured_of_a_pruned_epoch_says_how_to_read_it(cache: Path, fss: Fss) -> None:
+    assert fss("checkpoints", "prune", "--network", bars.NETWORK).code == 0
+    assert "never trained, or pruned" in refused(fss(*SHOW), 1)
+
+
+def test_closed_streams_are_no_error(cache: Path, fss: Fss, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fss(*SCORE).code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", None)
+        assert fss(*SCORE, "--refresh", "--json").json["missing_layers"] == []
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)
+        assert fss(*SHOW).code == 0
+
+
+def test_a_factory_that_leaves_python_is_one_line(
+    cache: Path, fss: Fss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "leaver.py").write_text("raise SystemExit(7)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    own = ["checkpoints", "import", "x.pt", "--network", "leaver", "--dataset", bars.DATASET, "--epoch", "1"]
+    assert "importing leaver failed" in refused(fss(*own, "--factory", "leaver:make"), 1)
 
 
 def test_all_measurements_are_listed(cache: Path, fss: Fss) -> None:
@@ -394,13 +419,17 @@ def test_import_and_measure(cache: Path, fss: Fss, template: Path) -> None:
         ([*UNTRAINABLE, "--epsilon", "nan"], "got 'nan'"),
         ([*UNTRAINABLE, "--epsilon", "8"], "got '8'"),
         ([*UNTRAINABLE, "--epsilon=-8/255"], "got '-8/255'"),
-        ([*UNTRAINABLE, "--thresholds", "1"], "num_thresholds must be at least 2, got 1"),
+        ([*UNTRAINABLE, "--thresholds", "1"], "num_thresholds must be at least 2 and at most 10000, got 1"),
         ([*UNTRAINABLE, "--thresholds", "many"], "invalid int value: 'many'"),
         ([*UNTRAINABLE, "--images", "0"], "num_images must be at least 1, got 0"),
         ([*UNTRAINABLE, "--images", "121"], "num_images must be at most 120"),
         ([*UNTRAINABLE, "--filters", "pulse,pulse"], "filters must differ"),
         ([*UNTRAINABLE, "--thresholds", "12", "--integration", "simpson"], "odd number of thresholds, got 12"),
         ([*UNTRAINABLE, "--tolerance", "-1"], "tolerance must be at least 0"),
+        ([*UNTRAINABLE, "--tolerance", "inf"], "tolerance must be at least 0, and finite, got inf"),
+        ([*UNTRAINABLE, "--thresholds", "100000000000"], "at most 10000, got 100000000000"),
+        ([*UNTRAINABLE, "--seed", "99999999999999999999"], "below 2^63"),
+        (["score", *BUILT_IN[:-1], "99999999999999999999"], "epoch must be at least 0 and at most 1000000"),
         ([*UNTRAINABLE, "--level", "95"], "level must lie in [0.5, 1), got 95"),
         ([*UNTRAINABLE, "--seed", "-1"], "seed must be at least 0"),
         (["score", *BUILT_IN[:-1], "-1"], "epoch must be at least 0"),
@@ -437,7 +466,8 @@ def test_wrong_usage_is_one_line_and_2(cache: Path, fss: Fss, arguments: list[st
             "no file nowhere.pt",
         ),
         (["export", "/dev/null/out", *OWN, "--control"], "/dev/null/out cannot be written"),
-        (["export", "out", *BUILT_IN], "nothing is measured yet"),
+        (["export", "out", *BUILT_IN], "never trained, or pruned"),
+        (["export", "out", *OWN, "--thresholds", "7"], "nothing is measured yet"),
     ],
 )
 def test_the_domains_no_is_one_line_and_1(cache: Path, fss: Fss, arguments: list[str], part: str) -> None:

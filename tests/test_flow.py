@@ -34,6 +34,7 @@ from fss_core.specs import (
     Cancelled,
     CheckpointError,
     MeasurementSpec,
+    NotFiniteError,
     ResponseSpec,
     StaleResultError,
     StoreError,
@@ -516,6 +517,33 @@ def test_damaged_adversarial_images_are_repaired_too(store: Store) -> None:
     with pytest.raises(StoreError, match="--refresh"):
         measure(store)
     assert_same(measure(store, refresh=True).responses, in_memory(SPEC))
+
+
+@pytest.mark.parametrize("piece", ["adversarial/", "header", "unfiltered/0", "facts/conv/pulse"])
+def test_refreshing_one_layer_repairs_what_is_damaged_and_keeps_the_others(
+    store: Store, piece: str, measured_calls: list[tuple[str, tuple[str, ...], int]]
+) -> None:
+    expected = measure(store).responses
+    (key,) = [key for key in store.keys() if piece in key]
+    harm(store, key, "cut")
+    measured_calls.clear()
+    measure(store, layers=["fc"], refresh=True)
+    assert [name for name, _, _ in measured_calls] == ["fc"]
+    assert_same(measure(store).responses, expected)
+    assert [name for name, _, _ in measured_calls] == ["fc"]
+
+
+def test_a_network_without_numbers_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.nn.Linear, "forward", lambda self, pixels: torch.full((len(pixels), 4), torch.nan))
+    with pytest.raises(NotFiniteError, match="logits are NaN or infinite"):
+        measure(store)
+
+
+def test_far_too_many_images_are_refused_at_once_also_by_a_look_up(store: Store) -> None:
+    measure(store)
+    for act in (find_measured, measure):
+        with pytest.raises(ValueError, match="num_images must be at most 120"):
+            act(store, replace(SPEC, num_images=10**18))
 
 
 # Progress -------------------------------------------------------------------------------------------------

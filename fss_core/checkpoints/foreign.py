@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,7 +54,7 @@ def resolve_factory(text: str) -> NetworkFactory:
         sys.path.append(here)
     try:
         found = getattr(importlib.import_module(module_name), name, None)
-    except Exception as error:  # the user's module may raise anything
+    except (Exception, SystemExit) as error:  # the user's module may raise anything
         raise CheckpointError(
             f"--factory {text}: importing {module_name} failed ({_one_line(error)}); "
             "put it in this directory or on PYTHONPATH"
@@ -92,7 +93,7 @@ def make_network(factory: NetworkFactory, card: DatasetCard) -> nn.Module:
     name = factory_name(factory)
     try:
         network = factory(num_classes=card.num_classes, num_channels=card.image_shape[0])
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise CheckpointError(
             f"--factory {name} failed ({_one_line(error)}); it is called with num_classes= and num_channels="
         ) from error
@@ -147,7 +148,9 @@ def _read_torch(file: Path) -> object:
     import torch
 
     try:
-        content: object = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one line says it all
+            content: object = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a hostile or broken pickle can fail in any way
         raise CheckpointError(
             f"{file} is broken or holds more than tensors, and was not run ({type(error).__name__}); "
@@ -157,6 +160,7 @@ def _read_torch(file: Path) -> object:
 
 
 def _plain_weights(content: object, file: Path) -> dict[str, Tensor]:
+    import torch
     from torch import Tensor
 
     for wrapper in _WRAPPERS:
@@ -169,6 +173,8 @@ def _plain_weights(content: object, file: Path) -> dict[str, Tensor]:
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise CheckpointError(f"{file} holds {name!r}, a {type(tensor).__name__} and no tensor; {remedy}")
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise CheckpointError(f"{file} holds {name!r} in a form without plain values ({tensor.layout}); {remedy}")
         weights[name] = tensor
     if all(name.startswith("module.") for name in weights):
         weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
@@ -218,6 +224,6 @@ def _mismatches(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
     return problems
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__

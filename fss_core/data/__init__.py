@@ -289,8 +289,8 @@ def verify_dataset(name: str) -> Verification:
 
 
 def _source(name: str) -> Source:
-    choose(name, _known(), what="data set")
     if name not in DATASETS:
+        choose(name, _known(), what="data set")
         return _folder_source(name, Path(_registered()[name]))
     # Resolved, so that one place has one prepared data set however it is spelled.
     source = find_source(name, data_dir().resolve())
@@ -354,7 +354,7 @@ def _registered() -> dict[str, str]:
     try:
         folders = json.loads(path.read_text(encoding="utf-8"))["folders"]
         return {str(name): str(folder) for name, folder in folders.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}, the list of registered data sets, is broken; delete it and add them again") from error
 
 

@@ -84,6 +84,9 @@ def _class_files(folder: Path) -> list[Path]:
     files = _visible(folder)
     if not files:
         raise DataError(f"{folder} holds no image; add some, or remove the class from train and test")
+    for path in files:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path} is no regular file; image folders hold images only, remove it")
     return files
 
 

@@ -155,6 +155,20 @@ class Store:
         """
         return sum(self.delete(key) for key in self.keys(prefix))
 
+    def delete_damaged(self, prefix: str) -> int:
+        """Forget the entries whose key starts with ``prefix`` that cannot be read; return how many that were.
+
+        Raises:
+            StoreError: the store cannot be written, or holds keys that are not text.
+        """
+        count = 0
+        for key in self.keys(prefix):
+            try:
+                self.get(key)
+            except StoreError:
+                count += self.delete(key)
+        return count
+
     def keys(self, prefix: str = "") -> list[str]:
         """List the keys that start with ``prefix``, sorted.
 

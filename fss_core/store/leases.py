@@ -1,7 +1,7 @@
 """Who is working on what: one holder per key, in a small SQLite file beside the results.
 
 ``index.sqlite`` holds what must change under several processes at once: the leases here, the catalogue of
-measurements in ``store.py``. Its tables are made by ``MIGRATIONS``, to which later tables are appended.
+measurements in ``store/__init__.py``. Its tables are made by ``MIGRATIONS``, to which later tables are appended.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ _REMEDIES = {
     sqlite3.SQLITE_IOERR: "check the disk and the space left on it",
 }
 _DAMAGED = "the file is damaged; move the directory aside and measure again"
+_DAMAGED_INDEX = "the file is damaged; delete it, the results beside it stay"
 
 
 class LeaseHeldError(StoreError):
@@ -64,7 +65,8 @@ def store_errors(path: Path) -> Iterator[None]:
     except (sqlite3.DatabaseError, diskcache.Timeout) as error:
         cause = _first_cause(error)
         code = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-        raise StoreError(f"the store at {path} cannot be used ({cause}); {_REMEDIES.get(code, _DAMAGED)}") from error
+        damaged = _DAMAGED_INDEX if path.suffix == ".sqlite" else _DAMAGED
+        raise StoreError(f"the store at {path} cannot be used ({cause}); {_REMEDIES.get(code, damaged)}") from error
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise StoreError(
