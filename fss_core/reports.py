@@ -75,6 +75,8 @@ def heading(measured: Measured, scores: Scores) -> list[str]:
     chosen = "as given"
     if measured.calibration is not None:
         chosen = f"calibrated with PGD on {measured.calibration.num_images} images"
+        if len(measured.calibration.grid) == 1:
+            chosen += "; the smallest size tried is already enough"
         if not measured.calibration.reached:
             chosen = "the largest tried: near chance, PGD never takes accuracy halfway to it"
     name = NETWORKS.get(spec.training.network, spec.training.network)
