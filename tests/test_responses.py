@@ -607,7 +607,7 @@ def test_adversarial_images_and_an_attack_exclude_each_other(
         ({"layers": ["first", "conv9"]}, UnknownLayerError, r"'conv9'; choose from first, second, classifier$"),
         ({"filters": ("band",)}, UnknownNameError, r"^no filter 'band'"),
         ({"filters": ()}, ValueError, r"^filters must name"),
-        ({"num_thresholds": 1}, ValueError, r"^num_thresholds must be at least 2, got 1$"),
+        ({"num_thresholds": 1}, ValueError, r"^num_thresholds must be at least 2 and at most 10000, got 1$"),
         ({"engine": "slow"}, ValueError, r"^engine must be .*'slow'$"),
         ({"scope": "all"}, ValueError, r"^scope must be .*'all'$"),
         ({"chunk_size": 0}, ValueError, r"^chunk_size must be at least 1, got 0$"),
