@@ -8,7 +8,7 @@ chunk of images, and the filtered networks' per layer, filter and chunk. A chunk
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -210,26 +210,19 @@ class ResponseArchive:
         unfiltered = [piece for piece in known if piece is not None]
         if header is None or not unfiltered or len(unfiltered) < len(known):
             return None
-        empty = Responses(
+        wanted = [name for name in header.layers if layers is None or name in layers]
+        found = {name: self.layer(name, num_images) for name in wanted}
+        responses = Responses(
             spec=self.spec,
             attack=attack,
             rows=filter_rows(self.spec.filters, self.spec.num_draws),
             labels=np.concatenate([labels for labels, _ in unfiltered]),
             num_classes=header.num_classes,
             unfiltered=Predictions.join([predictions for _, predictions in unfiltered]),
-            layers=(),
+            layers=tuple(response for response in found.values() if response is not None),
             notes=header.notes,
         )
-        complete, missing = [], []
-        for name in header.layers:
-            if layers is not None and name not in layers:
-                continue
-            response = self.layer(name, num_images)
-            if response is not None:
-                complete.append(response)
-            else:
-                missing.append(name)
-        return replace(empty, layers=tuple(complete)), tuple(missing)
+        return responses, tuple(name for name, response in found.items() if response is None)
 
     def num_images(self) -> int:
         """Count the images, from the first on, on which the most layers are complete.
