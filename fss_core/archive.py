@@ -170,6 +170,29 @@ class ResponseArchive:
         if found is None or found.arrays["clean"].shape[-1] <= arrays["clean"].shape[-1]:
             self.store.put(name, arrays, meta={})
 
+    def missing_images(self, num_images: int) -> dict[str, dict[Filter, int]]:
+        """Count, for each layer and filter, the images among the first n that are still to be measured.
+
+        Returns:
+            Layer → filter → number, in network order; empty if the measurement was never begun.
+        """
+        header = self.header()
+        known = set(self.store.keys(self._name("")))
+        return {
+            layer: {name: self._num_missing(layer, name, num_images, known) for name in self.spec.filters}
+            for layer in (header.layers if header else ())
+        }
+
+    def _num_missing(self, layer: str, name: Filter, num_images: int, known: set[str]) -> int:
+        """Count the images of one layer and filter; only the last chunk can be short, so only that one is read."""
+        if self._name("facts", layer, name) not in known:
+            return num_images
+        there = [chunk for chunk in chunks(num_images) if self._name("layer", layer, name, chunk.index) in known]
+        if not there:
+            return num_images
+        last = self.predictions(layer, name, there[-1])
+        return num_images - sum(chunk.num_images for chunk in there[:-1]) - (0 if last is None else last.num_images)
+
     def layer(self, layer: str, num_images: int) -> LayerResponse | None:
         """Read one layer's response, if all of it is there."""
         facts = self.facts(layer)

@@ -123,11 +123,12 @@ class _StartPerImage(TorchFunctionMode):
 
 
 class _Watched(nn.Module):
-    """A model that notes, at its first differentiable call, which images have no gradient."""
+    """A model that notes, at its first differentiable call, which images have no gradient, and tells of every call."""
 
-    def __init__(self, model: nn.Module, num_images: int) -> None:
+    def __init__(self, model: nn.Module, num_images: int, on_pass: Callable[[], None]) -> None:
         super().__init__()
         self.model = model
+        self._on_pass = on_pass
         self.zero_gradient = torch.zeros(num_images, dtype=torch.bool)
         self._waiting = True
 
@@ -136,6 +137,7 @@ class _Watched(nn.Module):
             self.zero_gradient = (gradient == 0).flatten(1).all(dim=1).cpu()
 
     def forward(self, pixels: Tensor) -> Tensor:
+        self._on_pass()
         if self._waiting and pixels.requires_grad:
             self._waiting = False
             pixels.register_hook(self._note)  # type: ignore[no-untyped-call]
@@ -160,7 +162,14 @@ def _make_attack(watched: _Watched, spec: AttackSpec, num_classes: int) -> torch
     return attack_class(watched, **{key: value for key, value in settings.items() if key in taken})
 
 
-def run_attack(model: nn.Module, pixels: Tensor, labels: Tensor, spec: AttackSpec) -> Attacked:
+def run_attack(
+    model: nn.Module,
+    pixels: Tensor,
+    labels: Tensor,
+    spec: AttackSpec,
+    *,
+    on_pass: Callable[[], None] = lambda: None,
+) -> Attacked:
     """Attack a model and report where it had no gradient.
 
     Args:
@@ -168,6 +177,7 @@ def run_attack(model: nn.Module, pixels: Tensor, labels: Tensor, spec: AttackSpe
         pixels: float32 (N, C, H, W) on [0, 1], on the model's device.
         labels: int64 (N,), the true classes.
         spec: which attack.
+        on_pass: called before the network sees a batch; what it raises ends the attack.
 
     Returns:
         The adversarial images, on the device of ``pixels``, within ε of them and on [0, 1].
@@ -188,7 +198,7 @@ def run_attack(model: nn.Module, pixels: Tensor, labels: Tensor, spec: AttackSpe
         check_labels(labels, num_classes)
         for start in range(0, len(pixels), IMAGES_PER_PASS):
             part = pixels[start : start + IMAGES_PER_PASS]
-            watched = _Watched(model, len(part)).eval()
+            watched = _Watched(model, len(part), on_pass).eval()
             attack_now = _make_attack(watched, spec, num_classes)
             with torch.enable_grad(), _StartPerImage(part, spec.seed):
                 parts.append(attack_now(part, labels[start : start + IMAGES_PER_PASS]).detach())
@@ -269,6 +279,7 @@ def calibrate_epsilon(
     *,
     seed: int = 0,
     on_step: Callable[[float, float], None] | None = None,
+    on_pass: Callable[[], None] = lambda: None,
 ) -> EpsilonCalibration:
     """Choose ε: the smallest on the grid whose PGD accuracy is at most midway between clean accuracy and chance.
 
@@ -278,6 +289,7 @@ def calibrate_epsilon(
         labels: int64 (N,).
         seed: of PGD's random start.
         on_step: called with (ε, PGD accuracy) after each size tried.
+        on_pass: called before the network sees a batch to attack; what it raises ends the calibration.
 
     Returns:
         ε and the curve it was read from, up to the size chosen. For a network near chance (untrained, say) that no size
@@ -297,7 +309,9 @@ def calibrate_epsilon(
     target = (clean + 1 / num_classes) / 2
     curve: list[float] = []
     for epsilon in epsilon_grid():
-        adversarial = attack(model, pixels, labels, kind="pgd", epsilon=epsilon, seed=seed)
+        adversarial = run_attack(
+            model, pixels, labels, AttackSpec(kind="pgd", epsilon=epsilon, seed=seed), on_pass=on_pass
+        ).pixels
         curve.append(count_right(model, adversarial, labels) / len(pixels))
         if on_step is not None:
             on_step(epsilon, curve[-1])

@@ -181,6 +181,7 @@ class Measurer:
         attack: AttackSpec | None = None,
         rows: Sequence[FilterRow] | None = None,
         on_network: Callable[[], None] | None = None,
+        on_pass: Callable[[], None] = lambda: None,
     ) -> Predictions:
         """Measure one layer on one batch: every filter at every threshold, networks that are the same only once.
 
@@ -193,6 +194,7 @@ class Measurer:
             attack: needed when ``adversarial`` is ``None``.
             rows: which of :attr:`rows`; all by default.
             on_network: called after each filter at each threshold; what it raises stops the work.
+            on_pass: likewise, before each pass of an attack on a filtered network.
 
         Returns:
             Predictions (R, A, N).
@@ -217,17 +219,23 @@ class Measurer:
                             known[signature] = self._predictions(predicted, None)
                         else:
                             assert attack is not None
-                            known[signature] = self._attack_anew(weights, predicted, images, labels, attack)
+                            known[signature] = self._attack_anew(weights, predicted, images, labels, attack, on_pass)
                     cells.append(known[signature])
                     if on_network is not None:
                         on_network()
         return Predictions.stack(cells, (len(rows), self.spec.num_thresholds))
 
     def _attack_anew(
-        self, weights: Mapping[str, Tensor], clean: Tensor, images: Tensor, labels: Tensor, attack: AttackSpec
+        self,
+        weights: Mapping[str, Tensor],
+        clean: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        attack: AttackSpec,
+        on_pass: Callable[[], None],
     ) -> Predictions:
         with self._engine.replaced(weights) as network:
-            attacked = run_attack(network, images, labels.to(self.device), attack)
+            attacked = run_attack(network, images, labels.to(self.device), attack, on_pass=on_pass)
         adversarial = self._engine.prepare(attacked.pixels, tuple(weights)).predict(weights)
         return Predictions(
             clean=self._classes(clean),

@@ -12,7 +12,10 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+
+Spec = TypeVar("Spec")
 
 Filter = Literal["high_pass", "low_pass", "pulse", "random"]
 AttackMode = Literal["frozen", "adaptive"]
@@ -160,6 +163,58 @@ def digest(value: object) -> str:
     '015abd7f5cc5'
     """
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def from_json(kind: type[Spec], value: object) -> Spec:
+    """Rebuild a specification from what JSON made of it.
+
+    Args:
+        kind: a dataclass of numbers, strings, booleans, tuples and other such dataclasses.
+        value: as ``dataclasses.asdict`` and JSON left it: tuples may be lists.
+
+    Returns:
+        The specification, checked as if it had been written down.
+
+    Raises:
+        ValueError: a field is missing, unknown, of another type, or out of range.
+
+    >>> from_json(TrainingSpec, {"network": "resnet18", "dataset": "mnist"}).seed
+    0
+    """
+    try:
+        return cast(Spec, _rebuilt(kind, value, kind.__name__))
+    except (TypeError, FssError) as error:
+        raise ValueError(f"{kind.__name__} cannot be read: {error}") from error
+
+
+def _rebuilt(kind: Any, value: object, name: str) -> object:
+    if is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise TypeError(f"{name} must be an object, got {value!r}")
+        hints = get_type_hints(kind)
+        unknown = value.keys() - hints.keys()
+        if unknown:
+            raise TypeError(f"{name} has no {min(map(str, unknown))!r}")
+        return cast(type, kind)(**{field: _rebuilt(hints[field], part, field) for field, part in value.items()})
+    origin, choices = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        if value not in choices:
+            raise TypeError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise TypeError(f"{name} must be a list, got {value!r}")
+        return tuple(_rebuilt(choices[0], part, name) for part in value)
+    if origin is UnionType:
+        if value is None and NoneType in choices:
+            return None
+        (other,) = (choice for choice in choices if choice is not NoneType)
+        return _rebuilt(other, value, name)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise TypeError(f"{name} must be {kind.__name__}, got {value!r}")
+    return value
 
 
 # Places ---------------------------------------------------------------------------------------------------

@@ -690,22 +690,25 @@ def test_a_damaged_record_is_named(store: Store) -> None:
 
 def test_a_later_version_adds_its_tables_and_keeps_the_rows(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.record("one", {})
-    monkeypatch.setattr(leases, "MIGRATIONS", (*leases.MIGRATIONS, ("CREATE TABLE jobs (id INTEGER PRIMARY KEY)",)))
+    monkeypatch.setattr(leases, "MIGRATIONS", (*leases.MIGRATIONS, ("CREATE TABLE later (id INTEGER PRIMARY KEY)",)))
     later = Store(store.directory)
     assert [record.key for record in later.list_records()] == ["one"]
-    assert execute(store.directory / "index.sqlite", "INSERT INTO jobs DEFAULT VALUES") == 1
+    assert execute(store.directory / "index.sqlite", "INSERT INTO later DEFAULT VALUES") == 1
     monkeypatch.undo()
-    with pytest.raises(StoreError, match="has version 2, this program knows 1; update the program"):
+    with pytest.raises(
+        StoreError,
+        match=f"has version {len(leases.MIGRATIONS) + 1}, this program knows {len(leases.MIGRATIONS)}; update",
+    ):
         store.list_records()
 
 
 def test_a_migration_that_fails_changes_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.record("one", {})
-    broken = ("CREATE TABLE jobs (id INTEGER PRIMARY KEY)", "CREATE TABLE records (id INTEGER)")
+    broken = ("CREATE TABLE later (id INTEGER PRIMARY KEY)", "CREATE TABLE records (id INTEGER)")
     with monkeypatch.context() as patch:
         patch.setattr(leases, "MIGRATIONS", (*leases.MIGRATIONS, broken))
         with pytest.raises(StoreError, match="already exists"):
             Store(store.directory).list_records()
     assert [record.key for record in store.list_records()] == ["one"]
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
-        execute(store.directory / "index.sqlite", "SELECT * FROM jobs")
+        execute(store.directory / "index.sqlite", "SELECT * FROM later")

@@ -43,6 +43,7 @@ __all__ = [
     "Split",
     "Verification",
     "dataset_card",
+    "dataset_state",
     "fetch_dataset",
     "list_datasets",
     "load_dataset",
@@ -201,6 +202,16 @@ def list_datasets() -> list[DatasetState]:
         DataError: the list of registered folders is broken.
     """
     return [_state(name) for name in (*DATASETS, *_registered())]
+
+
+def dataset_state(name: str) -> DatasetState:
+    """Say whether one data set can be used, without decoding anything.
+
+    Raises:
+        UnknownNameError: there is no data set of that name.
+        DataError: the list of registered folders is broken.
+    """
+    return _state(choose(name, _known(), what="data set"))
 
 
 def register_folder(name: str, path: str | Path) -> DatasetCard:

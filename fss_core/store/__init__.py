@@ -63,6 +63,9 @@ class Store:
     Args:
         directory: default ``results`` in the cache directory; made if missing, its mode set to 0700 if laxer.
 
+    Attributes:
+        index: the SQLite file of what changes under several processes at once.
+
     Raises:
         StoreError: the directory cannot be made or made private.
         ValueError: the directory's name would be expanded as an environment variable by diskcache.
@@ -83,7 +86,7 @@ class Store:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self.directory.stat().st_mode & 0o077:
                 self.directory.chmod(0o700)
-        self._index = leases.Index(self.directory / "index.sqlite")
+        self.index = leases.Index(self.directory / "index.sqlite")
         self._opening = threading.Lock()
         self._opened: diskcache.Cache | None = None
 
@@ -97,7 +100,7 @@ class Store:
 
     def close(self) -> None:
         """Close this thread's connections; using the store again opens them again."""
-        self._index.close()
+        self.index.close()
         if self._opened is not None:
             self._opened.close()
 
@@ -208,8 +211,16 @@ class Store:
         """
         _check_key(key)
         return leases.claim(
-            self._index, key, wait=wait, poll_seconds=poll_seconds, on_wait=on_wait, lease_seconds=lease_seconds
+            self.index, key, wait=wait, poll_seconds=poll_seconds, on_wait=on_wait, lease_seconds=lease_seconds
         )
+
+    def is_held(self, key: str) -> bool:
+        """Say whether somebody who is alive, as far as can be told, holds ``key`` now.
+
+        Raises:
+            StoreError: the index is damaged.
+        """
+        return leases.is_held(self.index, key)
 
     # Catalogue
 
@@ -228,7 +239,7 @@ class Store:
         )
         now = time.time()
         text = specs.canonical_json(dict(spec))
-        with self._index.connect() as connection:
+        with self.index.connect() as connection:
             connection.execute(statement, (key, text, now, now))
 
     def list_records(self) -> list[Record]:
@@ -237,7 +248,7 @@ class Store:
         Raises:
             StoreError: the index is damaged.
         """
-        with self._index.connect() as connection:
+        with self.index.connect() as connection:
             rows = connection.execute(
                 "SELECT key, spec, created, updated FROM records ORDER BY created, key"
             ).fetchall()
@@ -252,7 +263,7 @@ class Store:
         Raises:
             StoreError: the index is damaged or cannot be written.
         """
-        with self._index.connect() as connection:
+        with self.index.connect() as connection:
             return connection.execute("DELETE FROM records WHERE key = ?", (key,)).rowcount == 1
 
     # Databases

@@ -1,17 +1,21 @@
 """Who is working on what: one holder per key, in a small SQLite file beside the results.
 
 ``index.sqlite`` holds what must change under several processes at once: the leases here, the catalogue of
-measurements in ``store/__init__.py``. Its tables are made by ``MIGRATIONS``, to which later tables are appended.
+measurements in ``store/__init__.py``, the requested work in ``jobs/board.py``. Its tables are made by ``MIGRATIONS``,
+to which later tables are appended.
 """
 
 from __future__ import annotations
 
+import os
+import platform
 import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import diskcache
@@ -29,6 +33,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE leases"
         " (key TEXT PRIMARY KEY, holder TEXT NOT NULL, renewed REAL NOT NULL, seconds REAL NOT NULL)",
         "CREATE TABLE records (key TEXT PRIMARY KEY, spec TEXT NOT NULL, created REAL NOT NULL, updated REAL NOT NULL)",
+    ),
+    (
+        "CREATE TABLE runs (key TEXT PRIMARY KEY, kind TEXT NOT NULL, request TEXT NOT NULL, state TEXT NOT NULL,"
+        " asked REAL NOT NULL, started REAL, finished REAL, reason TEXT NOT NULL DEFAULT '')",
+        "CREATE TABLE tasks (run TEXT NOT NULL, name TEXT NOT NULL, place INTEGER NOT NULL, state TEXT NOT NULL,"
+        " seconds REAL NOT NULL, wide INTEGER NOT NULL, share REAL NOT NULL DEFAULT 0, detail TEXT NOT NULL DEFAULT '',"
+        " started REAL, finished REAL, PRIMARY KEY (run, name))",
+        "CREATE TABLE log (run TEXT NOT NULL, time REAL NOT NULL, text TEXT NOT NULL)",
+        "CREATE INDEX log_by_run ON log (run, time)",
+        "CREATE TABLE rates (key TEXT PRIMARY KEY, units REAL NOT NULL, seconds REAL NOT NULL)",
     ),
 )
 """Statements that bring the index from version n to n + 1 (``PRAGMA user_version``); append only, never edit."""
@@ -149,6 +163,38 @@ class Index:
         return version
 
 
+@cache
+def _host() -> str:
+    """Name what process numbers refer to: this host until it reboots, and this container."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}:{Path('/proc/self/ns/pid').readlink()}"
+    return platform.node().replace("/", "")
+
+
+def _new_holder() -> str:
+    return f"{_host()}/{os.getpid()}/{uuid.uuid4().hex}"
+
+
+def _is_dead(holder: str) -> bool:
+    """Say whether a holder is known to be dead; one on another host, or written by an older version, is not known."""
+    host, _, rest = holder.partition("/")
+    process = rest.partition("/")[0]
+    if host != _host() or not process.isdecimal():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    # A killed child keeps its number until its parent asks after it.
+    with suppress(OSError):
+        _, _, status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(") ")
+        return status.startswith(("Z", "X"))
+    return False
+
+
 class Lease:
     """One holder's right to work on one key, made by ``claim``.
 
@@ -162,7 +208,7 @@ class Lease:
         self.key = key
         self.seconds = seconds
         self._index = index
-        self._holder = uuid.uuid4().hex
+        self._holder = _new_holder()
         self._lost_at_release: bool | None = None
 
     @property
@@ -181,6 +227,11 @@ class Lease:
             return connection.execute(query, (self.key, self._holder)).fetchone() is None
 
     def _acquire(self) -> bool:
+        # A holder that was killed here need not be outlived.
+        with self._index.connect() as connection:
+            row = connection.execute("SELECT holder FROM leases WHERE key = ?", (self.key,)).fetchone()
+            if row is not None and _is_dead(row[0]):
+                connection.execute("DELETE FROM leases WHERE key = ? AND holder = ?", (self.key, row[0]))
         # The distance in time, whatever its sign: after the clock was set back, an old renewal lies in the future.
         statement = (
             "INSERT INTO leases (key, holder, renewed, seconds) VALUES (?, ?, ?, ?)"
@@ -223,6 +274,17 @@ class Lease:
             thread.join()
 
 
+def is_held(index: Index, key: str) -> bool:
+    """Say whether somebody who is alive, as far as can be told, holds ``key`` now.
+
+    Raises:
+        StoreError: the index cannot be read.
+    """
+    with index.connect() as connection:
+        row = connection.execute("SELECT holder, renewed, seconds FROM leases WHERE key = ?", (key,)).fetchone()
+    return row is not None and not _is_dead(row[0]) and abs(time.time() - row[1]) < row[2]
+
+
 @contextmanager
 def claim(
     index: Index,
@@ -235,8 +297,9 @@ def claim(
 ) -> Iterator[Lease]:
     """Hold ``key`` alone for as long as the block lasts; not re-entrant.
 
-    A holder that dies is outlived by its lease for ``lease_seconds``; then the next one gets the key. Whoever had
-    to wait should look in the store again: the work is probably done.
+    The lease of a holder that was killed on this host is free at once; one that dies elsewhere, or hangs, is outlived
+    by its lease for ``lease_seconds``. Then the next one gets the key. Whoever had to wait should look in the store
+    again: the work is probably done.
 
     Args:
         index: where leases are written.
