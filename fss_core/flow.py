@@ -68,6 +68,7 @@ class Measured:
         responses: of the layers that are complete.
         missing: names of the layers that are not.
         origin: whether it was measured here, read from somebody's file, or published with the project.
+        order: all layers in network order, measured or not; empty if it is only known of those measured.
     """
 
     spec: MeasurementSpec
@@ -78,6 +79,12 @@ class Measured:
     responses: Responses
     missing: tuple[str, ...]
     origin: Origin = "measured"
+    order: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All layers, those that are missing at the end if their place is not known."""
+        return self.order or (*(layer.facts.name for layer in self.responses.layers), *self.missing)
 
 
 def find_epsilon(
@@ -181,6 +188,7 @@ def find_measured(
         calibration=calibration,
         responses=responses,
         missing=missing,
+        order=header.layers,
     )
 
 

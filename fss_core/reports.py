@@ -14,7 +14,7 @@ from fss_core.scores import KINDS, MEAN_FILTER, Score, Scores
 from fss_core.specs import GLOBAL_LAYER, NETWORKS
 
 _LETTERS = {"fragile": "F", "robust": "R", "antifragile": "A"}
-_REFERENCE = {
+REFERENCES = {
     "unfiltered": (
         "Reference: the unfiltered network. Robust means that the layer can be filtered without loss "
         "(it is dispensable), fragile that performance falls, antifragile that it rises."
@@ -24,6 +24,8 @@ _REFERENCE = {
         "weights do, fragile faster, antifragile slower."
     ),
 }
+"""What the calls mean under each reference, in a sentence."""
+
 _UNIT = {
     "chance": "accuracy above chance, relative to the unfiltered network's",
     "p0": "accuracy relative to the unfiltered network's",
@@ -62,6 +64,17 @@ def _accuracy(num_right: int, num_images: int) -> str:
     return f"{num_right / num_images:.3f} [{low:.3f}, {high:.3f}]"
 
 
+def describe_epsilon(measured: Measured) -> str:
+    """Say how ε was chosen."""
+    calibration = measured.calibration
+    if calibration is None:
+        return "as given"
+    if not calibration.reached:
+        return "the largest tried: near chance, PGD never takes accuracy halfway to it"
+    chosen = f"calibrated with PGD on {calibration.num_images} images"
+    return chosen + ("; the smallest size tried is already enough" if len(calibration.grid) == 1 else "")
+
+
 def heading(measured: Measured, scores: Scores) -> list[str]:
     """Say what was measured, on what, and how: the lines above every table of scores."""
     spec, responses = measured.spec, measured.responses
@@ -72,20 +85,14 @@ def heading(measured: Measured, scores: Scores) -> list[str]:
         int((predicted == responses.labels).sum())
         for predicted in (responses.unfiltered.clean, responses.unfiltered.adversarial)
     )
-    chosen = "as given"
-    if measured.calibration is not None:
-        chosen = f"calibrated with PGD on {measured.calibration.num_images} images"
-        if len(measured.calibration.grid) == 1:
-            chosen += "; the smallest size tried is already enough"
-        if not measured.calibration.reached:
-            chosen = "the largest tried: near chance, PGD never takes accuracy halfway to it"
     name = NETWORKS.get(spec.training.network, spec.training.network)
     facts = [layer.facts for layer in responses.layers if layer.facts.name != GLOBAL_LAYER]
     num_weights, num_live = (sum(getattr(own, part) for own in facts) for part in ("num_weights", "num_live"))
     lines = [
         f"{name} on {measured.card.title}, epoch {spec.epoch}, {origin}; {spec.response.scope} filtering, "
         f"{spec.response.num_thresholds} thresholds, {spec.response.engine} engine",
-        f"Attack: {attack.kind.upper()}, {attack.mode}, ε = {attack.epsilon * 255:.3g}/255 ({chosen})",
+        f"Attack: {attack.kind.upper()}, {attack.mode}, ε = {attack.epsilon * 255:.3g}/255 "
+        f"({describe_epsilon(measured)})",
         f"Unfiltered accuracy on n = {responses.num_images} probe images, with 95 % interval: clean "
         f"{_accuracy(clean, responses.num_images)}, adversarial {_accuracy(adversarial, responses.num_images)}; "
         f"chance {1 / responses.num_classes:.3f}",
@@ -152,7 +159,7 @@ def legend(scores: Scores) -> list[str]:
         f"threshold of {_UNIT[spec.normalise]}, minus the reference ({spec.integration}). "
         f"Interval: {spec.level * 100:g} % over images, {together}; this initialisation only."
     )
-    return ["", *textwrap.wrap(_REFERENCE[spec.reference], 120), *textwrap.wrap(text, 120)]
+    return ["", *textwrap.wrap(REFERENCES[spec.reference], 120), *textwrap.wrap(text, 120)]
 
 
 def measured_json(measured: Measured, scores: Scores) -> dict[str, Any]:

@@ -180,6 +180,7 @@ def score_responses(
     tolerance: float = 0.05,
     level: float = 0.95,
     simultaneous: bool = False,
+    beside: int = 0,
     strict: bool = False,
 ) -> Scores:
     """Reduce responses to scores, and call each layer fragile, robust or antifragile.
@@ -192,6 +193,7 @@ def score_responses(
         tolerance: η; a score within ±η is robust.
         level: of the intervals.
         simultaneous: let all intervals hold together (Bonferroni), not each by itself.
+        beside: scores of other responses that are to hold together with these, too.
         strict: raise where a score is not measurable.
 
     Returns:
@@ -207,8 +209,8 @@ def score_responses(
         reference=reference, normalise=normalise, integration=integration, tolerance=tolerance, level=level
     )
     names = _score_filters(responses)
-    num_scores = len(responses.layers) * len(names) * len(KINDS)
-    own_level = 1 - (1 - level) / num_scores if simultaneous else level
+    num_scores = len(responses.layers) * len(names) * len(KINDS) + beside
+    own_level = 1 - (1 - level) / max(num_scores, 1) if simultaneous else level
     rows = tuple(
         score for layer in responses.layers for score in _score_layer(responses, layer, names, spec, own_level)
     )

@@ -191,6 +191,15 @@ class Store:
         ((total,),) = self._select("SELECT coalesce(sum(size + coalesce(length(value), 0)), 0) FROM Cache", prefix)
         return int(total)
 
+    def count(self, prefix: str = "") -> int:
+        """Count the entries whose keys start with ``prefix``.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        ((number,),) = self._select("SELECT count(*) FROM Cache", prefix)
+        return int(number)
+
     # Leases
 
     def claim(

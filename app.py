@@ -1,0 +1,53 @@
+"""Explore: which layers of one network break, hold or improve when their weights are filtered away."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from fss_core.explore import Picture, find_picture, score_picture, version_of
+from fss_core.jobs.requests import MeasureRequest
+from fss_core.specs import FssError
+from fss_core.store import Store
+from pages.common import choices, explore, frame, progress, sidebar
+
+store = frame.begin("Explore")
+if "link_problem" not in st.session_state:
+    st.session_state["link_problem"] = choices.link_problem()
+sidebar.draw()
+try:
+    chosen = choices.read_choices()
+except ValueError as error:
+    sidebar.draw_scoring()
+    st.title("Explore")
+    st.error(frame.plain(str(error)))
+    st.stop()
+request = chosen.request
+run = progress.find_run(store, request)
+plan = progress.offer(store, request, run)
+sidebar.draw_scoring()
+
+explore.heading(request)
+progress.strip(store, request, run)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def read_picture(_store: Store, _request: MeasureRequest, key: str, version: tuple[object, ...]) -> Picture | None:
+    """Read a picture once for all viewers, until there is more of it."""
+    return find_picture(_store, _request)
+
+
+picture = None
+try:
+    picture = read_picture(store, request, request.key, version_of(store, request))
+except (FssError, ValueError) as error:
+    explore.unreadable(store, request, str(error))
+    st.stop()
+if picture is None:
+    explore.nothing_measured(store, request, plan, measuring=progress.is_open(run))
+    st.stop()
+try:
+    scores = score_picture(picture, chosen.score, simultaneous=chosen.simultaneous)
+except ValueError as error:
+    st.error(frame.plain(str(error)))
+    st.stop()
+explore.draw(store, picture, scores, chosen)

@@ -1,0 +1,137 @@
+"""What the cache holds, by kind, and how to be rid of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fss_core.checkpoints import prune_checkpoints
+from fss_core.checkpoints.sidecars import checkpoints_dir
+from fss_core.explore import result_keys
+from fss_core.imports import delete_imported, list_imported
+from fss_core.jobs.board import OPEN_STATES, Board
+from fss_core.jobs.requests import MeasureRequest
+from fss_core.specs import StoreError, cache_dir, choose
+from fss_core.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """What one kind of thing takes on disk.
+
+    Attributes:
+        name: of the kind.
+        title: what to call it on screen.
+        num_bytes: what it takes.
+        num_pieces: entries, or files.
+        is_clearable: whether it can be deleted from here.
+        loss: what deleting it would cost, in words.
+    """
+
+    name: str
+    title: str
+    num_bytes: int
+    num_pieces: int
+    is_clearable: bool
+    loss: str
+
+
+_STORED = {
+    "responses": ("Responses (what filtered networks predict)", "every score has to be measured again."),
+    "adversarial": (
+        "Adversarial images",
+        "they are made again when they are needed; images cannot be shown until then.",
+    ),
+    "epsilon": ("Calibrations of ε", "the size of every attack has to be calibrated again."),
+}
+
+
+def disk_use(store: Store) -> list[Disk]:
+    """List what the cache holds, by kind.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    kinds = [
+        Disk(
+            name=name,
+            title=title,
+            num_bytes=store.num_bytes(f"{name}/"),
+            num_pieces=store.count(f"{name}/"),
+            is_clearable=True,
+            loss=loss,
+        )
+        for name, (title, loss) in _STORED.items()
+    ]
+    imported = list_imported()
+    kinds.append(
+        Disk(
+            name="imported",
+            title="Imported results",
+            num_bytes=sum(entry.num_bytes for entry in imported),
+            num_pieces=len(imported),
+            is_clearable=True,
+            loss="they have to be imported again.",
+        )
+    )
+    kinds.append(
+        _directory(
+            "checkpoints",
+            "Checkpoints",
+            checkpoints_dir(),
+            "they have to be trained or imported again.",
+            clearable=True,
+        )
+    )
+    kinds.append(_directory("prepared", "Decoded data sets", cache_dir() / "prepared", "", clearable=False))
+    return kinds
+
+
+def _directory(name: str, title: str, path: Path, loss: str, *, clearable: bool) -> Disk:
+    sizes = [file.stat().st_size for file in path.rglob("*") if file.is_file()] if path.is_dir() else []
+    return Disk(name=name, title=title, num_bytes=sum(sizes), num_pieces=len(sizes), is_clearable=clearable, loss=loss)
+
+
+def clear(store: Store, name: str) -> None:
+    """Delete everything of one kind.
+
+    Args:
+        store: of what is measured here.
+        name: of the kind, as in :class:`Disk`.
+
+    Raises:
+        StoreError: something is being measured, or the disk refuses.
+        UnknownNameError: there is no such kind, or it cannot be cleared.
+    """
+    actions: dict[str, Callable[[], object]] = {
+        **{own: (lambda own=own: store.delete_prefix(f"{own}/")) for own in _STORED},  # type: ignore[misc]
+        "imported": lambda: [delete_imported(entry.path.stem) for entry in list_imported()],
+        "checkpoints": prune_checkpoints,
+    }
+    choose(name, actions, what="kind of results to clear")
+    board = Board(store)
+    if board.open_runs():
+        raise StoreError("something is being measured; cancel it first, or wait for it, and clear then")
+    actions[name]()
+    if name == "responses":
+        for record in store.list_records():
+            store.delete_record(record.key)
+
+
+def forget_result(store: Store, request: MeasureRequest) -> None:
+    """Forget what was measured of a request, and strike its run off the board; checkpoints and images stay.
+
+    Raises:
+        StoreError: it is being measured.
+        FssError: something on the way to the results is broken.
+    """
+    board = Board(store)
+    own = next((run for run in board.runs() if run.key == request.key), None)
+    if own is not None and own.state in OPEN_STATES:
+        raise StoreError("this is being measured; cancel it first")
+    for key in result_keys(store, request):
+        store.delete_prefix(f"responses/{key}/")
+        store.delete_record(key)
+    if own is not None:
+        board.delete(own.key)

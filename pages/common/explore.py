@@ -1,0 +1,275 @@
+"""The panels of the Explore view: tiles, heatmaps, and the drill-down into one cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import streamlit as st
+
+from fss_core import figures, summaries
+from fss_core.explore import Picture, PictureScores, forget_damaged, probe_images
+from fss_core.jobs import service
+from fss_core.jobs.plans import Plan
+from fss_core.jobs.requests import MeasureRequest
+from fss_core.scores import KINDS, Kind
+from fss_core.specs import CONTROL_FILTER, GLOBAL_LAYER, NETWORKS, FssError
+from fss_core.store import Store
+from pages.common import downloads, known, tiles
+from pages.common.choices import Choices, known_datasets
+from pages.common.frame import escaped, is_dark, plain, shown_errors
+from pages.common.progress import estimate_words
+
+FILTERS = {
+    "high_pass": "High-pass",
+    "low_pass": "Low-pass",
+    "pulse": "Pulse",
+    "mean": "Mean of the three",
+    "random": "Random control",
+}
+KIND_TITLES: dict[Kind, str] = {"clean": "Clean", "adversarial": "Adversarial", "difference": "Difference"}
+MAPS = {"scores": "Scores by filter", "weights": "Which weights matter"}
+_BOUND = {"bind": "query-params"}
+
+WHAT_IT_IS = (
+    "Take a trained network, set some of the weights of one layer to zero, and look at what is left of its accuracy, on "
+    "clean images and on attacked ones. A layer whose loss hurts is **fragile**, one whose loss does nothing is "
+    "**robust**, and one whose loss helps is **antifragile**."
+)
+
+
+def heading(request: MeasureRequest) -> None:
+    """Say what is looked at."""
+    training = request.spec.training
+    title = known_datasets().get(training.dataset, training.dataset)
+    network = NETWORKS.get(training.network, training.network)
+    st.title(f"{plain(network)} on {plain(title)}, epoch {request.spec.epoch}", anchor=False)
+    if problem := st.session_state.get("link_problem"):
+        left, right = st.columns([6, 1], vertical_alignment="center")
+        left.warning(f"{plain(problem)} Another view is shown.")
+        right.button("Dismiss", key="dismiss", on_click=lambda: st.session_state.update(link_problem=""))
+
+
+# Without a picture ----------------------------------------------------------------------------------------
+
+
+def nothing_measured(store: Store, request: MeasureRequest, plan: Plan | None, *, measuring: bool) -> None:
+    """Show what the product is, what pressing **Measure** will do, and what is there already."""
+    st.markdown(WHAT_IT_IS)
+    if measuring:
+        st.markdown(
+            "The network is being prepared. The heatmap appears as soon as its layers are known, and fills row by row: "
+            "a colour for the score, a letter for the call."
+        )
+    elif plan is not None:
+        st.markdown(
+            f"Nothing is measured of this yet. **Measure**, in the side bar, trains what is missing, chooses the size ε "
+            f"of the attack, attacks {request.spec.num_images} images, filters every layer at "
+            f"{request.spec.response.num_thresholds} thresholds, and shows every layer as soon as it is finished. "
+            f"{estimate_words(plan)}"
+        )
+        if request.spec.num_images > 100 or request.spec.response.num_thresholds > 13:
+            st.button(
+                "Take a quick look instead: 100 images, 9 thresholds, no control", key="quick", on_click=_ask_for_less
+            )
+    known.list_measured(store)
+
+
+def _ask_for_less() -> None:
+    st.session_state.update(images=100, thresholds=9, control=False)
+
+
+def unreadable(store: Store, request: MeasureRequest, reason: str) -> None:
+    """Show why stored results cannot be shown, and offer the remedy."""
+    st.error(plain(reason))
+    st.markdown(
+        "Everything that is sound stays. What is damaged, or was written by another version, can be measured again."
+    )
+    st.button("Forget what is damaged and measure it again", key="repair", on_click=_repair, args=(store, request))
+
+
+def _repair(store: Store, request: MeasureRequest) -> None:
+    with shown_errors():
+        forget_damaged(store, request)
+        service.ask(store, request)
+
+
+# The picture ----------------------------------------------------------------------------------------------
+
+
+def draw(store: Store, picture: Picture, scores: PictureScores, chosen: Choices) -> None:
+    """Draw everything of a picture."""
+    tiles.draw(picture, scores)
+    rows = picture.rows
+    measured = [name for name in rows if picture.responses_of(name) is not None]
+    with st.container(key="explore_columns"):
+        left, right = st.columns([1, 1], gap="medium")
+        with left:
+            _heatmaps(picture, scores, chosen, rows)
+        with right, st.container(key="drilldown"):
+            if measured:
+                _drilldown(store, picture, scores, chosen, measured)
+            else:
+                st.info("No layer is finished yet.")
+    downloads.draw(picture, scores)
+    known.list_measured(store, expanded=False)
+
+
+def _heatmaps(picture: Picture, scores: PictureScores, chosen: Choices, rows: Sequence[str]) -> None:
+    shown = st.segmented_control(
+        "What the heatmap shows",
+        list(MAPS),
+        format_func=MAPS.__getitem__,
+        key="map",
+        default="scores",
+        required=True,
+        label_visibility="collapsed",
+        **_BOUND,
+    )
+    if shown == "weights":
+        _weights_map(picture, chosen, rows)
+    else:
+        _score_map(picture, scores, chosen, rows)
+
+
+def _score_map(picture: Picture, scores: PictureScores, chosen: Choices, rows: Sequence[str]) -> None:
+    responses = [picture.layers.responses, *([picture.whole.responses] if picture.whole is not None else [])]
+    grid = summaries.score_grid(scores.all, rows, spec=chosen.score, responses=responses)
+    figure = figures.score_heatmap(grid, dark=is_dark())
+
+    def choose_cell() -> None:
+        points = st.session_state["heatmap"]["selection"]["points"]
+        if points:
+            layer, kind, name = figures.cell_of_point(points[0]["point_index"], grid)
+            if picture.responses_of(layer) is not None:
+                st.session_state.update(layer=layer, kind=kind, filter=name)
+
+    st.plotly_chart(
+        figure,
+        key="heatmap",
+        on_select=choose_cell,
+        selection_mode="points",
+        theme=None,
+        width="stretch",
+        config=figures.CLICK_CONFIG,
+        alt=figures.score_heatmap_alt(grid),
+    )
+    st.html(
+        f'<p class="fss-quiet"><b>F</b> fragile, <b>R</b> robust, <b>A</b> antifragile: decided. <b>f r a</b>, hatched: '
+        f"leaning, the interval does not lie wholly on that side. · not measurable. Score beyond or within "
+        f"±{chosen.score.tolerance:g}; {chosen.score.level:.0%} interval over images, this initialisation, "
+        f"{'all together' if chosen.simultaneous else 'each by itself'}. Click a cell to look into it.</p>"
+    )
+    downloads.figure_button(figure, "scores", "Filtering scores")
+
+
+def _weights_map(picture: Picture, chosen: Choices, rows: Sequence[str]) -> None:
+    left, right = st.columns(2)
+    name = left.selectbox(
+        "Filter",
+        [own for own in FILTERS if own != CONTROL_FILTER],
+        format_func=FILTERS.__getitem__,
+        key="map_filter",
+        index=2,
+        **_BOUND,
+    )
+    kind = right.selectbox("Score", list(KINDS), format_func=KIND_TITLES.__getitem__, key="map_kind", index=1, **_BOUND)
+    layers = [own for own in rows if own != GLOBAL_LAYER]
+    found = summaries.threshold_map(picture.layers.responses, name, cast(Kind, kind), chosen.score, layers)
+    figure = figures.threshold_heatmap(found, dark=is_dark(), threshold_index=st.session_state.get("k"))
+    st.plotly_chart(
+        figure,
+        key="weights_map",
+        theme=None,
+        width="stretch",
+        config=figures.SAVE_CONFIG,
+        alt=figures.threshold_heatmap_alt(found),
+    )
+    st.html(
+        '<p class="fss-quiet">Each cell is what filtering at that threshold does to accuracy; the average along a row is '
+        "the score. Under the pulse filter, each cell is a group of weights: blue where the network is better without "
+        "them, orange where it needs them.</p>"
+    )
+    downloads.figure_button(figure, "weights", "Which weights matter")
+
+
+# The drill-down -------------------------------------------------------------------------------------------
+
+
+def _drilldown(store: Store, picture: Picture, scores: PictureScores, chosen: Choices, measured: Sequence[str]) -> None:
+    if st.session_state.get("layer") not in measured:
+        st.session_state.pop("layer", None)
+    one, two, three = st.columns([3, 2, 2])
+    layer = one.selectbox("Layer", measured, key="layer", format_func=_short, **_BOUND)
+    responses = picture.responses_of(layer)
+    assert responses is not None
+    have = {row.filter for row in responses.rows}
+    filters = [name for name in FILTERS if name in have or name == "mean"]
+    if st.session_state.get("filter") not in filters:
+        st.session_state.pop("filter", None)
+    name = two.selectbox("Filter", filters, key="filter", format_func=FILTERS.__getitem__, **_BOUND)
+    three.selectbox("Score", list(KINDS), key="kind", index=1, format_func=KIND_TITLES.__getitem__, **_BOUND)
+    _cell_words(picture, scores, chosen, layer, name)
+    last = responses.spec.num_thresholds - 1
+    if not 0 <= st.session_state.get("k", 0) <= last:
+        st.session_state.pop("k", None)
+    k = st.slider("Threshold, from the smallest weight (0) to the largest", 0, last, last // 2, key="k", **_BOUND)
+    curves = summaries.response_curves(responses, layer, name, chosen.score)
+    figure = figures.response_figure(
+        curves, summaries.control_band(responses, layer), dark=is_dark(), threshold_index=k
+    )
+    st.plotly_chart(
+        figure, key="curves", theme=None, width="stretch", config=figures.SAVE_CONFIG, alt=figures.response_alt(curves)
+    )
+    facts = next(own.facts for own in responses.layers if own.facts.name == layer)
+    removed = summaries.removed_weights(facts, responses.rows, name, k)
+    histogram = figures.histogram_figure(facts, removed, dark=is_dark())
+    st.plotly_chart(
+        histogram,
+        key="histogram",
+        theme=None,
+        width="stretch",
+        config=figures.SAVE_CONFIG,
+        alt=figures.histogram_alt(facts, removed),
+    )
+    _changed(store, picture, layer, name, k)
+    downloads.figure_button(figure, "curves", f"Response of {layer}")
+
+
+def _short(name: str) -> str:
+    return "Whole network" if name == GLOBAL_LAYER else name
+
+
+def _cell_words(picture: Picture, scores: PictureScores, chosen: Choices, layer: str, name: str) -> None:
+    """Say what the chosen cell says, for those who do not hover."""
+    responses = picture.responses_of(layer)
+    assert responses is not None
+    grid = summaries.score_grid(scores.all, [layer], spec=chosen.score, responses=[responses], filters=[name])
+    column = KINDS.index(st.session_state["kind"])
+    st.html(f'<p class="fss-quiet"><b>{grid.letters[0][column]}</b> {grid.text(0, column)}</p>')
+
+
+def _changed(store: Store, picture: Picture, layer: str, name: str, k: int) -> None:
+    responses = picture.responses_of(layer)
+    assert responses is not None
+    st.markdown("### Images whose prediction changes there")
+    changed = summaries.changed_images(responses, layer, name, k, limit=8)
+    st.html(f'<p class="fss-quiet">{escaped(figures.images_alt(changed))}</p>')
+    if not changed.images:
+        return
+    try:
+        images = probe_images(store, picture, [own.index for own in changed.images])
+    except FssError as error:
+        st.caption(plain(str(error)))
+        return
+    captions = [own.caption(images.class_names) for own in changed.images]
+    st.plotly_chart(
+        figures.images_figure(images.clean, images.adversarial, captions, dark=is_dark()),
+        key="changed_images",
+        theme=None,
+        width="stretch",
+        config={"displayModeBar": False},
+        alt=figures.images_alt(changed),
+    )
+    if images.adversarial is None:
+        st.caption("Every filtered network was attacked anew, so there is no one attacked version of an image to show.")

@@ -1,0 +1,102 @@
+"""What every page has: its title, the way to the others, the look, the store, and what it says of an error."""
+
+from __future__ import annotations
+
+import html
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import streamlit as st
+
+from fss_core.jobs import service
+from fss_core.specs import FssError
+from fss_core.store import Store
+
+VIEWS = (("app.py", "Explore"), ("pages/runs.py", "Runs"))
+"""The views, in the order of a first visit; a new one is a file in ``pages/`` and a line here."""
+
+_STYLE = """
+<style>
+.block-container {padding: 2.2rem 2.2rem 3rem 2.2rem; max-width: 1600px;}
+[data-testid="stSidebarUserContent"] {padding-top: 0.5rem;}
+[data-testid="stSidebar"] [data-testid="stVerticalBlock"] {gap: 0.55rem;}
+h1 {font-size: 1.45rem !important; padding: 0 !important; font-weight: 650 !important;}
+h2 {font-size: 1.12rem !important; padding: 0.2rem 0 !important; font-weight: 650 !important;}
+h3 {font-size: 1rem !important; padding: 0 !important; font-weight: 650 !important;}
+.fss-tiles {display: flex; flex-wrap: wrap; gap: 0.6rem; font-variant-numeric: tabular-nums;}
+.fss-tile {flex: 1 1 118px; border-top: 2px solid currentColor; padding: 0.35rem 0 0.2rem 0; min-width: 112px;}
+.fss-tile .name {font-size: 0.78rem; opacity: 0.75;}
+.fss-tile .value {font-size: 1.35rem; line-height: 1.5rem; font-weight: 600;}
+.fss-tile .note {font-size: 0.78rem; opacity: 0.8; line-height: 1.05rem;}
+.fss-quiet {font-size: 0.86rem; opacity: 0.85;}
+.st-key-explore_columns > div {flex-wrap: wrap;}
+.st-key-drilldown {position: sticky; top: 3.2rem;}
+@media (max-width: 1050px) {
+  .st-key-explore_columns [data-testid="stColumn"] {flex: 1 1 100% !important; width: 100% !important;}
+  .st-key-drilldown {position: static;}
+}
+</style>
+"""
+
+log = logging.getLogger(__name__)
+
+
+def begin(title: str) -> Store:
+    """Set a page up, and see that what was asked for goes on, whoever asked for it.
+
+    Returns:
+        The store of results.
+    """
+    st.set_page_config(page_title=f"{title} · Filtering Score Studio", layout="wide", initial_sidebar_state="expanded")
+    st.html(_STYLE)
+    with st.sidebar:
+        st.markdown("**Filtering Score Studio**")
+        with st.container(horizontal=True, gap="small"):
+            for path, label in VIEWS:
+                st.page_link(path, label=label)
+    store = _store()
+    with shown_errors():
+        service.keep_going(store)
+    return store
+
+
+@st.cache_resource
+def _open_store(directory: str) -> Store:
+    return Store()
+
+
+def _store() -> Store:
+    from fss_core.specs import cache_dir
+
+    return _open_store(str(cache_dir()))
+
+
+def is_dark() -> bool:
+    """Say which design the browser shows."""
+    return st.context.theme.type == "dark"
+
+
+@contextmanager
+def shown_errors() -> Iterator[None]:
+    """Show what the domain says no to; anything else is a bug, is logged, and shows where to look."""
+    try:
+        yield
+    except (FssError, ValueError) as error:
+        st.error(plain(str(error)))
+
+
+def plain(text: str) -> str:
+    r"""Keep Markdown from reading anything into a text that may come from a stranger's file.
+
+    >>> plain("a *b* [c](d)")
+    'a \\*b\\* \\[c\\](d)'
+    """
+    for character in "\\`*_[]<>$#~|:":
+        text = text.replace(character, f"\\{character}")
+    return text
+
+
+def escaped(text: str) -> str:
+    """Write a text so that HTML shows it as it is."""
+    return html.escape(text)

@@ -1,0 +1,121 @@
+"""The offer to measure, and the strip that shows how far a run is; it polls only while something runs."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from fss_core.explore import version_of
+from fss_core.jobs import service
+from fss_core.jobs.board import OPEN_STATES, Board, Run
+from fss_core.jobs.plans import Plan
+from fss_core.jobs.requests import MeasureRequest
+from fss_core.specs import FssError
+from fss_core.store import Store
+from pages.common.frame import plain, shown_errors
+
+_POLL_SECONDS = 1.0
+_BASIS = {
+    "measured": "from the rate this machine has shown",
+    "scaled": "scaled from other work on this machine",
+    "typical": "a guess from another machine: nothing has been measured here yet",
+}
+
+
+def find_run(store: Store, request: MeasureRequest) -> Run | None:
+    """Find the run of a request, if it was ever asked for."""
+    return next((run for run in Board(store).runs() if run.key == request.key), None)
+
+
+def is_open(run: Run | None) -> bool:
+    """Say whether a run still wants work."""
+    return run is not None and run.state in OPEN_STATES
+
+
+def offer(store: Store, request: MeasureRequest, run: Run | None) -> Plan | None:
+    """Draw the button that measures what is missing, with the time it will take.
+
+    Returns:
+        What is left; ``None`` while it is being measured, or where it cannot be.
+    """
+    with st.sidebar.container(key="offer"):
+        if is_open(run):
+            st.button("Measuring …", disabled=True, width="stretch", key="measure")
+            return None
+        try:
+            plan = service.estimate(store, request)
+        except (FssError, ValueError) as error:
+            st.button("Measure", disabled=True, width="stretch", key="measure")
+            st.caption(plain(str(error)))
+            return None
+        if not plan.tasks:
+            st.button("Measured", disabled=True, width="stretch", key="measure")
+            return plan
+        st.button("Measure", type="primary", width="stretch", key="measure", on_click=_ask, args=(store, request))
+        st.caption(estimate_words(plan))
+        return plan
+
+
+def _ask(store: Store, request: MeasureRequest) -> None:
+    with shown_errors():
+        service.ask(store, request)
+
+
+def estimate_words(plan: Plan) -> str:
+    """Say how long a plan will take."""
+    text = f"About {service.in_words(plan.seconds)}"
+    if plan.first_seconds < 0.8 * plan.seconds:
+        text += f"; all layers after {service.in_words(plan.first_seconds)}"
+    return f"{text} ({_BASIS[plan.basis]})."
+
+
+def strip(store: Store, request: MeasureRequest, run: Run | None) -> None:
+    """Show how far the run of a request is, or how it ended, if that is not plain from the picture."""
+    if is_open(run):
+        _poll(store, request)
+    elif run is not None and run.state == "failed":
+        with st.container(key="failed"):
+            st.error(f"Measuring failed: {plain(run.reason)}")
+            st.button("Try again", key="retry", on_click=_ask, args=(store, request))
+    elif run is not None and run.state == "cancelled":
+        st.info("Cancelled. What was finished is kept; **Measure** goes on from there.")
+
+
+@st.fragment(run_every=_POLL_SECONDS)
+def _poll(store: Store, request: MeasureRequest) -> None:
+    """Draw the strip, every second; draw the whole page again when there is more to see on it."""
+    board = Board(store)
+    try:
+        now = service.progress_of(board, board.get(request.key))
+        service.keep_going(store)
+        version = version_of(store, request)
+    except FssError as error:
+        st.error(plain(str(error)))
+        return
+    if now.run.state not in OPEN_STATES:
+        st.rerun()
+    with st.container(key="strip"):
+        bar, button = st.columns([6, 1], vertical_alignment="center")
+        words = f"{now.share:.0%} · {now.stage}"
+        if now.detail:
+            words += f": {plain(now.detail)}"
+        if now.seconds_left is not None and now.run.state == "running" and now.is_live:
+            words += f" · about {service.in_words(now.seconds_left)} left"
+        bar.progress(min(max(now.share, 0.0), 1.0), words)
+        button.button(
+            "Cancel",
+            key="cancel",
+            disabled=now.run.state == "cancelling",
+            on_click=_cancel,
+            args=(store, request.key),
+            width="stretch",
+        )
+        if problem := service.runner_problem(store):
+            st.warning(f"The process that measures could not start: {plain(problem)}. It is tried again.")
+    if st.session_state.get("shown_version", version) != version:
+        st.session_state["shown_version"] = version
+        st.rerun()
+    st.session_state["shown_version"] = version
+
+
+def _cancel(store: Store, key: str) -> None:
+    Board(store).cancel(key)

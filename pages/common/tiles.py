@@ -1,0 +1,81 @@
+"""A measurement in a row of tiles: accuracies, the attack, the calls, dead weights, and where it all comes from."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from fss_core import summaries
+from fss_core.explore import Picture, PictureScores, unmeasurable_reasons, zero_gradient_share
+from fss_core.reports import REFERENCES, describe_epsilon
+from fss_core.summaries import Accuracy, CallCounts
+from pages.common.frame import escaped, plain
+
+_ORIGINS = {
+    "measured": "Measured here.",
+    "imported": "Imported: measured elsewhere, scored here anew from the predictions for every image.",
+    "published": "Published with this version.",
+}
+
+
+def draw(picture: Picture, scores: PictureScores) -> None:
+    """Draw the tiles, and what a reader must know first."""
+    responses = picture.layers.responses
+    attack = responses.attack
+    assert attack is not None
+    dead = summaries.dead_share(responses)
+    counts = summaries.count_calls(scores.layers)
+    tiles = [
+        _tile("Clean accuracy", *_accuracy(summaries.unfiltered_accuracy(responses, "clean"))),
+        _tile(
+            f"Accuracy under {attack.kind.upper()}", *_accuracy(summaries.unfiltered_accuracy(responses, "adversarial"))
+        ),
+        _tile(
+            "Size ε of the attack",
+            f"{attack.epsilon * 255:.3g}/255",
+            f"{attack.mode}; {describe_epsilon(picture.layers)}",
+        ),
+        _tile("Layers, clean", *_calls(counts["clean"])),
+        _tile("Layers, adversarial", *_calls(counts["adversarial"])),
+    ]
+    if dead is not None:
+        tiles.append(
+            _tile(
+                "Dead weights",
+                f"{dead.share:.1%}",
+                f"of {dead.num_weights:,}: they multiply padding only, whatever a filter does",
+            )
+        )
+    share = zero_gradient_share(picture)
+    if share:
+        tiles.append(
+            _tile("No gradient", f"{share:.1%}", f"of {responses.num_images} images: there the attack does nothing")
+        )
+    st.html(f'<div class="fss-tiles">{"".join(tiles)}</div>')
+    st.markdown(f"{_ORIGINS[picture.origin]} {REFERENCES[scores.layers.spec.reference]}")
+    for caution in scores.layers.cautions:
+        st.warning(f"Caution: {plain(caution)}.")
+    for reason in unmeasurable_reasons(scores.layers):
+        st.info(f"Not measurable, {plain(reason)}. A larger n, another epoch or a smaller ε may help.")
+
+
+def _tile(name: str, value: str, note: str) -> str:
+    return (
+        f'<div class="fss-tile"><div class="name">{escaped(name)}</div><div class="value">{escaped(value)}</div>'
+        f'<div class="note">{escaped(note)}</div></div>'
+    )
+
+
+def _accuracy(accuracy: Accuracy) -> tuple[str, str]:
+    return (
+        f"{accuracy.value:.3f}",
+        f"{accuracy.level:.0%} interval {accuracy.low:.3f} to {accuracy.high:.3f}, n = {accuracy.num_images}",
+    )
+
+
+def _calls(counts: CallCounts) -> tuple[str, str]:
+    decided = " · ".join(f"{counts.decided[call]} {call[0].upper()}" for call in counts.decided)
+    leaning = " · ".join(f"{counts.leaning[call]} {call[0]}" for call in counts.leaning)
+    note = f"decided; leaning {leaning}"
+    if counts.not_measurable:
+        note += f"; {counts.not_measurable} not measurable"
+    return decided, note
