@@ -9,11 +9,11 @@ from dataclasses import asdict
 from typing import Any
 
 from fss_core.flow import Measured
-from fss_core.intervals import wilson_interval
-from fss_core.scores import KINDS, MEAN_FILTER, Score, Scores
-from fss_core.specs import GLOBAL_LAYER, NETWORKS
+from fss_core.responses import Responses
+from fss_core.scores import KINDS, MEAN_FILTER, Kind, Score, Scores
+from fss_core.specs import NETWORKS
+from fss_core.summaries import count_calls, dead_share, letter, unfiltered_accuracy
 
-_LETTERS = {"fragile": "F", "robust": "R", "antifragile": "A"}
 REFERENCES = {
     "unfiltered": (
         "Reference: the unfiltered network. Robust means that the layer can be filtered without loss "
@@ -45,13 +45,6 @@ def columns(rows: Sequence[Sequence[str]], *, indent: str = "") -> list[str]:
     ]
 
 
-def letter(score: Score) -> str:
-    """Write a call as one letter: capital when decided, lower case when leaning, a dot when not measurable."""
-    if score.call is None:
-        return "·"
-    return _LETTERS[score.call] if score.certainty == "decided" else _LETTERS[score.call].lower()
-
-
 def _cell(score: Score) -> str:
     if score.score is None:
         return "· not measurable"
@@ -59,9 +52,9 @@ def _cell(score: Score) -> str:
     return f"{letter(score)}{mark} {score.score:+.3f} [{score.low:+.3f}, {score.high:+.3f}]"
 
 
-def _accuracy(num_right: int, num_images: int) -> str:
-    low, high = wilson_interval(num_right, num_images)
-    return f"{num_right / num_images:.3f} [{low:.3f}, {high:.3f}]"
+def _accuracy(responses: Responses, kind: Kind) -> str:
+    own = unfiltered_accuracy(responses, kind)
+    return f"{own.value:.3f} [{own.low:.3f}, {own.high:.3f}]"
 
 
 def describe_epsilon(measured: Measured) -> str:
@@ -81,26 +74,20 @@ def heading(measured: Measured, scores: Scores) -> list[str]:
     attack = responses.attack
     assert attack is not None
     origin = "imported weights" if measured.checkpoint.origin == "imported" else f"initialisation {spec.training.seed}"
-    clean, adversarial = (
-        int((predicted == responses.labels).sum())
-        for predicted in (responses.unfiltered.clean, responses.unfiltered.adversarial)
-    )
     name = NETWORKS.get(spec.training.network, spec.training.network)
-    facts = [layer.facts for layer in responses.layers if layer.facts.name != GLOBAL_LAYER]
-    num_weights, num_live = (sum(getattr(own, part) for own in facts) for part in ("num_weights", "num_live"))
     lines = [
         f"{name} on {measured.card.title}, epoch {spec.epoch}, {origin}; {spec.response.scope} filtering, "
         f"{spec.response.num_thresholds} thresholds, {spec.response.engine} engine",
         f"Attack: {attack.kind.upper()}, {attack.mode}, ε = {attack.epsilon * 255:.3g}/255 "
         f"({describe_epsilon(measured)})",
         f"Unfiltered accuracy on n = {responses.num_images} probe images, with 95 % interval: clean "
-        f"{_accuracy(clean, responses.num_images)}, adversarial {_accuracy(adversarial, responses.num_images)}; "
+        f"{_accuracy(responses, 'clean')}, adversarial {_accuracy(responses, 'adversarial')}; "
         f"chance {1 / responses.num_classes:.3f}",
     ]
-    if num_weights:
+    if (dead := dead_share(responses)) is not None:
         lines.append(
-            f"Dead weights (they multiply padding only): {1 - num_live / num_weights:.1%} of {num_weights:,} "
-            f"in {len(facts)} layers"
+            f"Dead weights (they multiply padding only): {dead.share:.1%} of {dead.num_weights:,} "
+            f"in {dead.num_layers} layers"
         )
     if responses.unfiltered.zero_gradient is not None:
         share = responses.unfiltered.zero_gradient.mean()
@@ -131,17 +118,17 @@ def score_table(measured: Measured, scores: Scores, filters: Iterable[str]) -> l
             rows.append([facts.name, facts.kind, f"{facts.num_live / facts.num_weights:.0%}", *cells])
         title = "mean of high-pass, low-pass and pulse" if name == MEAN_FILTER else name.replace("_", "-")
         chosen = [row for row in scores.rows if row.filter == name]
-        lines += ["", f"Filtering scores, {title}", *columns(rows), *_counts(chosen), *_reasons(chosen)]
+        lines += ["", f"Filtering scores, {title}", *columns(rows), *_counts(scores, name), *_reasons(chosen)]
     return lines
 
 
-def _counts(rows: list[Score]) -> list[str]:
+def _counts(scores: Scores, filter: str) -> list[str]:
     table = [["", "fragile", "robust", "antifragile", "not measurable"]]
-    for kind in KINDS:
-        count = Counter((row.call, row.certainty) for row in rows if row.kind == kind)
-        cells = [f"{count[call, 'decided']} decided, {count[call, 'leaning']} leaning" for call in _LETTERS]  # type: ignore[index]
-        table.append([kind, *cells, str(count[None, "not measurable"])])
-    return ["", *columns(table)]
+    counts = count_calls(scores, filter)
+    for kind, count in counts.items():
+        cells = [f"{number} decided, {count.leaning[call]} leaning" for call, number in count.decided.items()]
+        table.append([kind, *cells, str(count.not_measurable)])
+    return ["", *columns(table)] if any(count.total for count in counts.values()) else []
 
 
 def _reasons(rows: list[Score]) -> list[str]:

@@ -269,7 +269,7 @@ def _score_layer(
 ) -> Iterator[Score]:
     curves = _layer_curves(responses, layer, names, spec)
     num_images = responses.num_images
-    problems = {kind: _accuracy_problem(responses, kind) for kind in KINDS}
+    problems = {kind: accuracy_problem(responses, kind) for kind in KINDS}
     for name in names:
         unchanged = _unchanged(layer.facts, _rows_of(responses, name))
         for kind in KINDS:
@@ -373,10 +373,10 @@ def _right(responses: Responses, kind: Kind) -> npt.NDArray[np.bool_]:
     return right
 
 
-def _accuracy_problem(responses: Responses, kind: Kind) -> str:
+def accuracy_problem(responses: Responses, kind: Kind) -> str:
     """Say why the unfiltered accuracy leaves nothing to compare with; empty if it does."""
     if kind == "difference":
-        return _accuracy_problem(responses, "clean") or _accuracy_problem(responses, "adversarial")
+        return accuracy_problem(responses, "clean") or accuracy_problem(responses, "adversarial")
     num_right, num_images = int(_right(responses, kind).sum()), responses.num_images
     where = f"(n = {num_images}"
     if kind == "adversarial" and responses.attack is not None:

@@ -1,0 +1,31 @@
+"""Numbers → Plotly figures; no Streamlit.
+
+Every figure comes in a light and a dark design on a transparent ground, to be shown with Streamlit's own theme off
+(``theme=None``), and has a sentence that says the same to those who do not see it (``*_alt``).
+"""
+
+from __future__ import annotations
+
+from fss_core.figures.curves import histogram_alt, histogram_figure, response_alt, response_figure
+from fss_core.figures.grids import CLICK_CONFIG, MOST_CELLS, cell_of_point, score_heatmap, score_heatmap_alt
+from fss_core.figures.images import images_alt, images_figure
+from fss_core.figures.maps import threshold_heatmap, threshold_heatmap_alt
+from fss_core.figures.style import SAVE_CONFIG, standalone_html
+
+__all__ = [
+    "CLICK_CONFIG",
+    "MOST_CELLS",
+    "SAVE_CONFIG",
+    "cell_of_point",
+    "histogram_alt",
+    "histogram_figure",
+    "images_alt",
+    "images_figure",
+    "response_alt",
+    "response_figure",
+    "score_heatmap",
+    "score_heatmap_alt",
+    "standalone_html",
+    "threshold_heatmap",
+    "threshold_heatmap_alt",
+]

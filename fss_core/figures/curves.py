@@ -1,0 +1,231 @@
+"""One layer's response curves, and its weights on the same threshold axis."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+
+from fss_core.figures.style import Palette, empty_figure, palette, small
+from fss_core.responses import LayerFacts
+from fss_core.specs import GLOBAL_LAYER
+from fss_core.summaries import ControlBand, RemovedWeights, ResponseCurves, filter_title
+
+_MARGIN = {"l": 58, "r": 14}
+"""The same in both figures, so that their threshold axes lie under each other."""
+
+_RULED = {"showline": True, "ticks": "outside", "ticklen": 3}
+_HIDDEN = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
+
+
+def response_figure(
+    curves: ResponseCurves,
+    control: ControlBand | None = None,
+    *,
+    dark: bool = False,
+    threshold_index: int | None = None,
+) -> go.Figure:
+    """Draw accuracy over the threshold: clean and adversarial with bands, what they are compared with, the control.
+
+    Args:
+        curves: of one layer and filter.
+        control: of the same layer; left out if it is not measured.
+        dark: which design.
+        threshold_index: the chosen threshold.
+
+    Returns:
+        The figure.
+    """
+    colours = palette(dark)
+    figure = empty_figure(dark, height=340, margin=_MARGIN | {"t": 56, "b": 42})
+    figure.update_layout(
+        hovermode="x unified",
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 11}, "itemclick": False},
+        legend_traceorder="normal",
+    )
+    figure.update_xaxes(range=[0, 1], title_text="threshold position t", hoverformat=".3f", **_RULED)
+    figure.update_yaxes(
+        range=[-0.02, 1.02],
+        title_text="accuracy",
+        **_RULED,
+        showgrid=True,
+        gridcolor=colours.faint,
+        tickvals=[0, 0.2, 0.4, 0.6, 0.8, 1],
+        tickformat=".1f",
+    )
+    if control is not None:
+        about = f"range of {control.num_draws} draws, n = {control.num_images}"
+        for kind, own, dash in (("clean", control.clean, "solid"), ("adversarial", control.adversarial, "dash")):
+            _band(figure, control.positions, own.low, own.high, colours.control)
+            style = {"color": colours.muted, "width": 1, "dash": dash}
+            _line(figure, control.positions, (own.mean, own.low, own.high), f"random, {kind}", style, about, rank=4)
+    about = f"{curves.spec.level * 100:g} %, n = {curves.num_images}"
+    for kind, curve, dash, colour, band in (
+        ("clean", curves.clean, "solid", colours.ink, colours.ink_band),
+        ("adversarial", curves.adversarial, "dash", colours.accent, colours.accent_band),
+    ):
+        _band(figure, curves.positions, curve.low, curve.high, band)
+        style = {"color": colour, "width": 2, "dash": dash}
+        _line(figure, curves.positions, (curve.accuracy, curve.low, curve.high), kind, style, about, rank=1)
+        if curves.spec.reference == "retained":
+            style = {"color": colour, "width": 1, "dash": "dashdot"}
+            figure.add_scatter(
+                x=small(curves.positions),
+                y=small(curve.reference),
+                mode="lines",
+                line=style,
+                name=f"reference, {kind}",
+                legendrank=2,
+                hovertemplate="%{y:.3f}",
+            )
+        figure.add_scatter(
+            x=[0, 1],
+            y=[curve.unfiltered.value] * 2,
+            mode="lines",
+            line={"color": colour, "width": 1, "dash": "dot"},
+            name=f"unfiltered, {kind} ({curve.unfiltered.value:.3f})",
+            legendrank=3,
+            hoverinfo="skip",
+        )
+    figure.add_hline(
+        y=curves.chance,
+        line={"color": colours.muted, "width": 1, "dash": "dot"},
+        annotation={"text": "chance", "font": {"size": 10, "color": colours.muted}},
+        annotation_position="bottom right",
+    )
+    if threshold_index is not None:
+        _rule(figure, float(curves.positions[threshold_index]), colours)
+    return figure
+
+
+def response_alt(curves: ResponseCurves) -> str:
+    """Say what the response curves show, in a sentence."""
+    lowest = int(np.argmin(curves.clean.accuracy))
+    parts = [
+        f"{kind} accuracy {curve.unfiltered.value:.2f} without a filter, from {curve.accuracy.min():.2f} to "
+        f"{curve.accuracy.max():.2f} with it"
+        for kind, curve in (("clean", curves.clean), ("adversarial", curves.adversarial))
+    ]
+    layer = "the whole network" if curves.layer == GLOBAL_LAYER else curves.layer
+    return (
+        f"Accuracy of {layer} under the {filter_title(curves.filter).lower()} filter over {len(curves.positions)} "
+        f"thresholds, n = {curves.num_images}: {'; '.join(parts)}; clean accuracy is lowest at t = "
+        f"{curves.positions[lowest]:.2f}."
+    )
+
+
+def histogram_figure(
+    facts: LayerFacts, removed: RemovedWeights, *, dark: bool = False, log_counts: bool = True
+) -> go.Figure:
+    """Draw a layer's weights as a histogram on the threshold axis, and shade what a filter removes.
+
+    Args:
+        facts: of the layer.
+        removed: by the filter at the chosen threshold.
+        dark: which design.
+        log_counts: let the count axis be logarithmic, since most weights lie near 0.
+
+    Returns:
+        The figure; for the whole network, whose layers have each their own axis, a sentence in its place.
+    """
+    colours = palette(dark)
+    figure = empty_figure(dark, height=190, margin=_MARGIN | {"t": 26, "b": 42})
+    figure.update_layout(showlegend=False, bargap=0, hovermode="closest")
+    _note(figure, removed.sentence, colours, x=0, xanchor="left", y=1, yanchor="bottom")
+    if not facts.histogram.size:
+        figure.update_xaxes(visible=False)
+        figure.update_yaxes(visible=False)
+        _note(figure, "Every layer has thresholds of its own: no common weight axis.", colours, x=0.5, y=0.5)
+        return figure
+    edges = facts.histogram_edges
+    low, high = float(edges[0]), float(edges[-1])
+    centres = (edges[:-1] + edges[1:]) / 2
+    start, stop = removed.interval or (math.inf, math.inf)
+    gone = (centres >= start) & (centres <= stop)
+    figure.add_bar(
+        x=small(centres),
+        y=facts.histogram.astype(np.int32),
+        width=float(edges[1] - edges[0]),
+        marker={"color": [colours.accent if own else colours.muted for own in gone], "line": {"width": 0}},
+        hovertemplate="weight %{x:.4g}: %{y:,} weights<extra></extra>",
+    )
+    figure.update_xaxes(
+        range=[low, high], nticks=9, title_text="weight (at the left end t = 0, at the right t = 1)", **_RULED
+    )
+    figure.update_yaxes(
+        type="log" if log_counts else "linear",
+        range=_count_range(facts.histogram, log_counts),
+        title_text="weights",
+        **_RULED,
+        showgrid=True,
+        gridcolor=colours.faint,
+        dtick=1 if log_counts else None,
+        nticks=5,
+    )
+    if removed.interval is not None and start < stop:
+        figure.add_vrect(
+            x0=max(start, low), x1=min(stop, high), fillcolor=colours.accent_band, line={"width": 0}, layer="below"
+        )
+    if removed.threshold is not None:
+        _rule(figure, removed.threshold, colours)
+    return figure
+
+
+def histogram_alt(facts: LayerFacts, removed: RemovedWeights) -> str:
+    """Say what the histogram shows, in a sentence."""
+    if not facts.histogram.size:
+        return f"All weights of the network: {removed.sentence}."
+    ends = f"from {facts.histogram_edges[0]:.3g} to {facts.histogram_edges[-1]:.3g}"
+    return f"Histogram of the weights of {facts.name}, {ends}; at t = {removed.position:.2f}, {removed.sentence}."
+
+
+def _count_range(counts: npt.NDArray[np.int64], log_counts: bool) -> list[float]:
+    highest = max(int(counts.max()), 1)
+    return [math.log10(0.7), math.log10(highest * 1.5)] if log_counts else [0, highest * 1.05]
+
+
+def _band(
+    figure: go.Figure,
+    x: npt.NDArray[np.float64],
+    low: npt.NDArray[np.float64],
+    high: npt.NDArray[np.float64],
+    colour: str,
+) -> None:
+    figure.add_scatter(x=small(x), y=small(high), **_HIDDEN)
+    figure.add_scatter(x=small(x), y=small(low), fill="tonexty", fillcolor=colour, **_HIDDEN)
+
+
+def _line(
+    figure: go.Figure,
+    x: npt.NDArray[np.float64],
+    values: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]],
+    name: str,
+    line: dict[str, Any],
+    about: str,
+    *,
+    rank: int,
+) -> None:
+    """A curve whose hover label gives its interval: values are centre, low, high."""
+    centre, low, high = values
+    figure.add_scatter(
+        x=small(x),
+        y=small(centre),
+        customdata=small(np.stack([low, high], axis=1)),
+        mode="lines",
+        line=line,
+        name=name,
+        legendrank=rank,
+        hovertemplate=f"%{{y:.3f}} [%{{customdata[0]:.3f}}, %{{customdata[1]:.3f}}] ({about})",
+    )
+
+
+def _rule(figure: go.Figure, x: float, colours: Palette) -> None:
+    figure.add_vline(x=x, line={"color": colours.ink, "width": 1})
+
+
+def _note(figure: go.Figure, text: str, colours: Palette, **place: Any) -> None:
+    font = {"size": 12, "color": colours.muted}
+    figure.add_annotation(text=text, xref="paper", yref="paper", showarrow=False, font=font, **place)

@@ -1,0 +1,161 @@
+"""What all figures share: colours, type, an empty layout, and the way out of the browser."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+
+FONT = 'Arial, "Helvetica Neue", "Liberation Sans", sans-serif'
+"""Faces whose digits are all of one width, so that numbers align."""
+
+SAVE_CONFIG: dict[str, Any] = {
+    "displaylogo": False,
+    "modeBarButtons": [["toImage"]],
+    "toImageButtonOptions": {"format": "svg", "filename": "filtering-score"},
+}
+"""For ``st.plotly_chart(config=…)`` of figures that are not clicked: one button, which saves an SVG."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Palette:
+    """The colours of a design.
+
+    Attributes:
+        ink: text and the main line.
+        muted: secondary text, axes.
+        faint: grid lines, rules, empty cells.
+        accent: what is chosen, and adversarial curves.
+        accent_band: the same, as a band.
+        ink_band: a band around the main line.
+        control: the random control's band.
+        ground: of the page, for what leaves it.
+        scale: diverging, from fragile over no effect to antifragile; told apart by all common forms of colour vision.
+    """
+
+    ink: str
+    muted: str
+    faint: str
+    accent: str
+    accent_band: str
+    ink_band: str
+    control: str
+    ground: str
+    scale: tuple[tuple[float, str], ...]
+
+
+LIGHT = Palette(
+    ink="#1f2328",
+    muted="#656d76",
+    faint="#e4e7eb",
+    accent="#b34700",
+    accent_band="rgba(179,71,0,0.14)",
+    ink_band="rgba(31,35,40,0.10)",
+    control="rgba(120,128,138,0.22)",
+    ground="#ffffff",
+    scale=((0, "#8f3b00"), (0.25, "#dd8433"), (0.5, "#f7f7f5"), (0.75, "#5a9bd0"), (1, "#08407e")),
+)
+DARK = Palette(
+    ink="#e6e9ee",
+    muted="#98a1ad",
+    faint="#2d343d",
+    accent="#ff9a4d",
+    accent_band="rgba(255,154,77,0.18)",
+    ink_band="rgba(230,233,238,0.14)",
+    control="rgba(150,160,172,0.22)",
+    ground="#0e1117",
+    scale=((0, "#ffc58a"), (0.25, "#c06a1e"), (0.5, "#20262e"), (0.75, "#2f77b5"), (1, "#a3d3ff")),
+)
+
+
+def palette(dark: bool) -> Palette:
+    """Pick a design's colours."""
+    return DARK if dark else LIGHT
+
+
+def empty_figure(dark: bool, *, height: int, margin: dict[str, int]) -> go.Figure:
+    """Make a figure without traces: transparent, in our type, with fixed axes that show only what they are told to."""
+    colours = palette(dark)
+    axis = {
+        "fixedrange": True,
+        "zeroline": False,
+        "showgrid": False,
+        "showline": False,
+        "linecolor": colours.muted,
+        "tickcolor": colours.muted,
+        "tickfont": {"color": colours.muted, "size": 11},
+        "title": {"font": {"color": colours.muted, "size": 12}, "standoff": 6},
+    }
+    return go.Figure(
+        layout={
+            "template": go.layout.Template(),
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"family": FONT, "size": 12, "color": colours.ink},
+            "height": height,
+            "margin": {"pad": 0} | margin,
+            "dragmode": False,
+            "hoverlabel": {
+                "bgcolor": colours.ground,
+                "bordercolor": colours.muted,
+                "align": "left",
+                "font": {"family": FONT, "size": 12, "color": colours.ink},
+            },
+            "xaxis": axis,
+            "yaxis": axis,
+        }
+    )
+
+
+def small(values: npt.NDArray[Any]) -> npt.NDArray[np.float32] | npt.NDArray[np.int16]:
+    """Send no more bytes to the browser than a picture needs: two for whole numbers, four for others."""
+    if np.isfinite(values).all() and (np.abs(values) < 2**15).all() and (values == np.rint(values)).all():
+        return np.asarray(values, dtype=np.int16)
+    return np.asarray(values, dtype=np.float32)
+
+
+def plain(name: str) -> str:
+    """Make any text safe where Plotly reads HTML; quotes stay, since Plotly shows their entities literally.
+
+    >>> plain('<i>"a"</i>')
+    '&lt;i&gt;"a"&lt;/i&gt;'
+    """
+    return html.escape(name, quote=False)
+
+
+def shorten(name: str, length: int = 28) -> str:
+    """Leave the middle of a long name out: its ends tell most.
+
+    >>> shorten("features.denseblock4.denselayer16.conv2", 24)
+    'features.den…yer16.conv2'
+    """
+    if len(name) <= length:
+        return name
+    head = length // 2
+    return f"{name[:head]}…{name[len(name) - (length - head - 1) :]}"
+
+
+def standalone_html(figure: go.Figure, title: str, *, dark: bool = False) -> str:
+    """Write a figure as one page that needs no network.
+
+    Args:
+        figure: any.
+        title: of the page, as plain text.
+        dark: the design ``figure`` was made in: decides the ground.
+
+    Returns:
+        HTML of about 5 MB: it carries Plotly's script.
+    """
+    body = figure.to_html(
+        full_html=False, include_plotlyjs=True, config={"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
+    )
+    colours = palette(dark)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{html.escape(title)}</title></head>\n'
+        f'<body style="margin:1.5rem;background:{colours.ground};color:{colours.ink};font-family:sans-serif">\n'
+        f'<h1 style="font-size:1rem">{html.escape(title)}</h1>\n{body}\n</body>\n</html>\n'
+    )
