@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fss_core.exports import export_measured
+from fss_core import exports
+from fss_core.exports import export_measured, export_zip
 from fss_core.flow import Flow, Measured
 from fss_core.scores import Scores, score_responses
 from fss_core.specs import MeasurementSpec, ResponseSpec, Scope, StoreError, TrainingSpec
@@ -96,7 +102,7 @@ def test_bits_classes_and_accuracies_agree(directory: Path, measured: Measured) 
             np.unpackbits(np.frombuffer(bits, np.uint8), count=number).astype(bool)
             for bits, number in zip(images[f"{kind}_right"], images["num_images"], strict=True)
         ]
-        predicted = [np.frombuffer(classes, np.uint16) for classes in images[f"{kind}_class"]]
+        predicted = [np.frombuffer(classes, np.uint8) for classes in images[f"{kind}_class"]]
         for own, other in zip(right, predicted, strict=True):
             np.testing.assert_array_equal(own, other == labels)
         images[f"{kind}_accuracy"] = [own.mean() for own in right]
@@ -122,13 +128,36 @@ def test_layers_have_their_histograms(directory: Path, measured: Measured) -> No
     for name, row in layers.iterrows():
         weight = network.get_parameter(f"{name}.weight").detach()
         assert row["num_weights"] == weight.numel() == sum(json.loads(row["histogram"]))
-        assert json.loads(row["histogram_range"]) == pytest.approx([weight.min().item(), weight.max().item()])
+        edges, thresholds = (json.loads(row[part]) for part in ("histogram_edges", "thresholds"))
+        assert [edges[0], edges[-1]] == [weight.min().item(), weight.max().item()]
+        assert len(edges) == len(json.loads(row["histogram"])) + 1
+        assert thresholds == np.linspace(edges[0], edges[-1], NUM_THRESHOLDS).tolist()
+
+
+def test_what_filters_keep_stands_beside_what_the_networks_predict(directory: Path, measured: Measured) -> None:
+    images = pd.read_parquet(directory / "images.parquet")
+    for part in ("num_kept", "num_live_kept", "changes"):
+        expected = np.concatenate([getattr(layer.facts, part).ravel() for layer in measured.responses.layers])
+        np.testing.assert_array_equal(images[part], expected)
+    assert images["changes"].nunique() == 2
+
+
+def test_the_unfiltered_network_has_a_line_an_image(directory: Path, measured: Measured) -> None:
+    table, responses = pd.read_parquet(directory / "unfiltered.parquet"), measured.responses
+    np.testing.assert_array_equal(table["label"], responses.labels)
+    for kind in ("clean", "adversarial"):
+        np.testing.assert_array_equal(table[f"{kind}_class"], getattr(responses.unfiltered, kind))
+    np.testing.assert_array_equal(table["zero_gradient"], responses.unfiltered.zero_gradient)
 
 
 def test_the_manifest_vouches_for_every_file(directory: Path, manifest: dict[str, Any]) -> None:
     others = {path.name for path in directory.iterdir()} - {"manifest.json"}
     assert manifest["files"].keys() == others
-    assert len(others) == 7
+    assert others == {
+        *(f"{name}.{kind}" for name in ("responses", "scores", "layers") for kind in ("parquet", "csv")),
+        "images.parquet",
+        "unfiltered.parquet",
+    }
     for name, sha256 in manifest["files"].items():
         assert hashlib.sha256((directory / name).read_bytes()).hexdigest() == sha256
 
@@ -148,7 +177,18 @@ def test_the_manifest_says_where_every_number_comes_from(manifest: dict[str, Any
         "tolerance": 0.1,
         "level": 0.95,
     }
-    assert manifest["checkpoint"] == {"sha256": measured.checkpoint.sha256, "origin": "imported", "epoch": bars.EPOCH}
+    sidecar = json.loads((measured.checkpoint.path / "checkpoint.json").read_text("utf-8"))
+    assert manifest["checkpoint"] | {"schema": sidecar["schema"]} == sidecar
+    assert {"sha256", "origin", "epoch", "history", "versions", "hardware"} <= manifest["checkpoint"].keys()
+    assert manifest["network"] == {
+        "network": bars.NETWORK,
+        "factory": bars.FACTORY,
+        "weights_sha256": measured.checkpoint.sha256,
+    }
+    assert manifest["key"] == measured.key
+    assert manifest["num_classes"] == 4
+    assert manifest["dataset"]["class_names"] == list("abcd")
+    assert manifest["layers"] == list(bars.LAYERS)
     assert manifest["dataset"]["fingerprints"] == measured.card.fingerprints
     assert manifest["dataset"]["fingerprints"].keys() == {"train", "calibration", "probe", "report"}
     assert manifest["schema"] == SCHEMA
@@ -172,6 +212,81 @@ def test_files_are_replaced_whole_and_nothing_is_left_over(measured: Measured, s
     assert (tmp_path / "mine.txt").read_text() == "kept"
     assert (tmp_path / "scores.csv").read_text().startswith("layer,filter,kind,score,low,high,")
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_zip_has_the_same_files_in_order_and_out_of_time(measured: Measured, scored: Scores, tmp_path: Path) -> None:
+    export_measured(measured, scored, tmp_path, formats=("parquet",))
+    buffer = io.BytesIO()
+    export_zip(measured, scored, buffer)
+    with zipfile.ZipFile(buffer) as archive:
+        members = archive.infolist()
+        assert [member.filename for member in members] == [
+            "manifest.json",
+            "responses.parquet",
+            "scores.parquet",
+            "layers.parquet",
+            "images.parquet",
+            "unfiltered.parquet",
+        ]
+        assert {member.date_time for member in members} == {(1980, 1, 1, 0, 0, 0)}
+        for name in archive.namelist()[1:]:
+            assert archive.read(name) == (tmp_path / name).read_bytes()
+        assert json.loads(archive.read("manifest.json"))["files"].keys() == set(archive.namelist()[1:])
+
+
+def test_the_same_measurement_gives_the_same_zip(
+    measured: Measured, scored: Scores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Noon(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Noon:
+            return cls(2026, 1, 1, 12, tzinfo=tz)
+
+    monkeypatch.setattr(exports, "datetime", Noon)
+    buffer = io.BytesIO()
+    export_zip(measured, scored, buffer)
+    (tmp_path / "out.zip").write_text("old")
+    export_zip(measured, scored, tmp_path / "out.zip")
+    assert (tmp_path / "out.zip").read_bytes() == buffer.getvalue()
+    assert [path.name for path in tmp_path.iterdir()] == ["out.zip"]
+
+
+def test_a_zip_too_large_to_be_read_again_is_not_written(
+    measured: Measured, scored: Scores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "LARGEST_FILE", 1000)
+    with pytest.raises(StoreError, match=r"at most 1,000 bytes, this one has \d+,\d+; export a directory"):
+        export_zip(measured, scored, tmp_path / "out.zip")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unwritable_zip_is_one_line(measured: Measured, scored: Scores, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"cannot be written .*; choose another file"):
+        export_zip(measured, scored, tmp_path / "nowhere" / "out.zip")
+
+
+def test_nothing_complete_is_nothing_to_export(measured: Measured, scored: Scores, tmp_path: Path) -> None:
+    empty = replace(measured, responses=replace(measured.responses, layers=()), missing=bars.LAYERS)
+    with pytest.raises(StoreError, match=r"at least one complete layer, this measurement has none; run `fss score`"):
+        export_measured(empty, scored, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_where_a_package_is_missing_its_version_is(
+    measured: Measured, scored: Scores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = metadata.version
+
+    def without_torch(name: str) -> str:
+        if name == "torch":
+            raise metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(metadata, "version", without_torch)
+    export_measured(measured, scored, tmp_path)
+    versions = json.loads((tmp_path / "manifest.json").read_text("utf-8"))["versions"]
+    assert "torch" not in versions
+    assert versions["numpy"] == version("numpy")
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])

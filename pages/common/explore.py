@@ -32,8 +32,8 @@ MAPS = {"scores": "Scores by filter", "weights": "Which weights matter"}
 _BOUND = {"bind": "query-params"}
 
 WHAT_IT_IS = (
-    "Take a trained network, set some of the weights of one layer to zero, and look at what is left of its accuracy, on "
-    "clean images and on attacked ones. A layer whose loss hurts is **fragile**, one whose loss does nothing is "
+    "Take a trained network, set some of the weights of one layer to zero, and look at what is left of its accuracy, "
+    "on clean images and on attacked ones. A layer whose loss hurts is **fragile**, one whose loss does nothing is "
     "**robust**, and one whose loss helps is **antifragile**."
 )
 
@@ -63,8 +63,8 @@ def nothing_measured(store: Store, request: MeasureRequest, plan: Plan | None, *
         )
     elif plan is not None:
         st.markdown(
-            f"Nothing is measured of this yet. **Measure**, in the side bar, trains what is missing, chooses the size ε "
-            f"of the attack, attacks {request.spec.num_images} images, filters every layer at "
+            f"Nothing is measured of this yet. **Measure**, in the side bar, trains what is missing, chooses the size "
+            f"ε of the attack, attacks {request.spec.num_images} images, filters every layer at "
             f"{request.spec.response.num_thresholds} thresholds, and shows every layer as soon as it is finished. "
             f"{estimate_words(plan)}"
         )
@@ -155,8 +155,8 @@ def _score_map(picture: Picture, scores: PictureScores, chosen: Choices, rows: S
         alt=figures.score_heatmap_alt(grid),
     )
     st.html(
-        f'<p class="fss-quiet"><b>F</b> fragile, <b>R</b> robust, <b>A</b> antifragile: decided. <b>f r a</b>, hatched: '
-        f"leaning, the interval does not lie wholly on that side. · not measurable. Score beyond or within "
+        f'<p class="fss-quiet"><b>F</b> fragile, <b>R</b> robust, <b>A</b> antifragile: decided. <b>f r a</b>, '
+        f"hatched: leaning, the interval does not lie wholly on that side. · not measurable. Score beyond or within "
         f"±{chosen.score.tolerance:g}; {chosen.score.level:.0%} interval over images, this initialisation, "
         f"{'all together' if chosen.simultaneous else 'each by itself'}. Click a cell to look into it.</p>"
     )
@@ -186,8 +186,8 @@ def _weights_map(picture: Picture, chosen: Choices, rows: Sequence[str]) -> None
         alt=figures.threshold_heatmap_alt(found),
     )
     st.html(
-        '<p class="fss-quiet">Each cell is what filtering at that threshold does to accuracy; the average along a row is '
-        "the score. Under the pulse filter, each cell is a group of weights: blue where the network is better without "
+        '<p class="fss-quiet">Each cell is what filtering at that threshold does to accuracy; the average along a row '
+        "is the score. Under the pulse filter, each cell is a group of weights: blue where the network is better without "
         "them, orange where it needs them.</p>"
     )
     downloads.figure_button(figure, "weights", "Which weights matter")

@@ -13,12 +13,12 @@ from pages.common.choices import ATTACKS, DEFAULTS, LEVELS, MODES, THRESHOLDS, k
 
 _BOUND: dict[str, Any] = {"bind": "query-params"}
 _HELP = {
-    "epoch": "Which checkpoint of the training: 0 is untrained. One that is not there yet is trained when you press Measure.",
+    "epoch": "Which checkpoint of the training: 0 is untrained. One that is not there yet is trained by Measure.",
     "init": "The seed of the initial weights and of the order of the images: another one is another network.",
     "images": "Probe images, none of which training has seen. More images make intervals narrower, and take longer.",
     "thresholds": "Strengths at which each filter is tried, spread evenly over a layer's weights.",
-    "mode": "Frozen: every filtered network sees the same attacked images. Adaptive: each is attacked anew, which takes "
-    "much longer.",
+    "mode": "Frozen: every filtered network sees the same attacked images. Adaptive: each is attacked anew, which "
+    "takes much longer.",
     "epsilon": "The largest change of a pixel on [0, 1], like 8/255. Empty: calibrated, to where PGD takes accuracy "
     "halfway to chance.",
     "whole": "Also filter all layers at once, each at its own thresholds: the last row.",

@@ -52,10 +52,12 @@ def draw(picture: Picture, scores: PictureScores) -> None:
         )
     st.html(f'<div class="fss-tiles">{"".join(tiles)}</div>')
     st.markdown(f"{_ORIGINS[picture.origin]} {REFERENCES[scores.layers.spec.reference]}")
-    for caution in scores.layers.cautions:
-        st.warning(f"Caution: {plain(caution)}.")
-    for reason in unmeasurable_reasons(scores.layers):
-        st.info(f"Not measurable, {plain(reason)}. A larger n, another epoch or a smaller ε may help.")
+    cautions = [f"Caution: {plain(caution)}." for caution in scores.layers.cautions]
+    reasons = [f"Not measurable: {plain(reason)}." for reason in unmeasurable_reasons(scores.layers)]
+    if reasons:
+        reasons.append("A larger n, another epoch or another ε may help.")
+    if cautions or reasons:
+        st.warning("  \n".join(cautions + reasons))
 
 
 def _tile(name: str, value: str, note: str) -> str:
