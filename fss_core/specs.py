@@ -211,7 +211,7 @@ def _rebuilt(kind: Any, value: object, name: str) -> object:
         (other,) = (choice for choice in choices if choice is not NoneType)
         return _rebuilt(other, value, name)
     if kind is float and type(value) is int:
-        return float(value)
+        return value  # as it was written: another type would be another key
     if type(value) is not kind:
         raise TypeError(f"{name} must be {kind.__name__}, got {value!r}")
     return value

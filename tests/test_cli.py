@@ -18,13 +18,16 @@ from typing import Any
 import bars
 import pytest
 
-from fss_core import cli
 from fss_core.cli import main
-from fss_core.flow import Flow
+from fss_core.cli.arguments import epsilon as epsilon_of
+from fss_core.measurement import Measurement
 from fss_core.specs import CalibrationError
 
 OWN = ["--network", bars.NETWORK, "--dataset", bars.DATASET, "--epoch", str(bars.EPOCH), "--thresholds", "5"]
 SCORE = ["score", *OWN, "--factory", bars.FACTORY, "--images", "110", "--control"]
+MORE = [*SCORE[:-2], "115", "--control"]
+"""A few images more than were measured, so that there is something to do."""
+
 SHOW = ["show", *OWN, "--control"]
 BUILT_IN = ["--network", "shufflenet_v2_x1_0", "--dataset", bars.DATASET, "--epoch", "0"]
 UNTRAINABLE = ["score", *BUILT_IN, "--images", "60"]
@@ -299,7 +302,7 @@ def test_a_broken_result_is_one_line_and_refresh_repairs_it(cache: Path, fss: Fs
 # The other verbs ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("format", "num_files"), [("csv", 4), ("parquet", 5), ("both", 8)])
+@pytest.mark.parametrize(("format", "num_files"), [("csv", 4), ("parquet", 6), ("both", 9)])
 def test_export(cache: Path, fss: Fss, tmp_path: Path, format: str, num_files: int) -> None:
     options = [*OWN, "--control", "--format", format]
     done = fss("export", tmp_path / "out", *options)
@@ -308,6 +311,25 @@ def test_export(cache: Path, fss: Fss, tmp_path: Path, format: str, num_files: i
     assert len(written) == num_files
     assert sorted(written) == sorted((tmp_path / "out").iterdir())
     assert fss("export", tmp_path / "out", *options, "--json").json["files"] == [str(path) for path in written]
+
+
+def test_export_as_a_zip_and_import_it_elsewhere(
+    cache: Path, fss: Fss, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = fss("export", "--zip", tmp_path / "out.zip", *OWN)
+    assert done.code == 0
+    assert done.out.splitlines() == [str(tmp_path / "out.zip")]
+    shown = fss("show", *OWN, "--json").json
+    monkeypatch.setenv("FSS_CACHE_DIR", str(tmp_path / "elsewhere"))
+    assert fss("import", tmp_path / "out.zip", "--json").json == shown
+    assert fss("import", tmp_path / "out.zip").out.startswith(bars.NETWORK)
+    (tmp_path / "out.zip").write_bytes(b"other")
+    assert "is not a sound export" in refused(fss("import", tmp_path / "out.zip"), 1)
+
+
+@pytest.mark.parametrize("options", [[], ["out", "--zip", "out.zip"], ["--zip", "out.zip", "--format", "csv"]])
+def test_an_export_goes_to_one_place(cache: Path, fss: Fss, options: list[str]) -> None:
+    refused(fss("export", *options, *OWN), 2)
 
 
 def test_train_list_and_score_an_untrained_network(cache: Path, fss: Fss) -> None:
@@ -513,8 +535,8 @@ def test_an_interruption_is_130(cache: Path, fss: Fss, monkeypatch: pytest.Monke
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Flow, "measure", interrupt)
-    line = refused(fss(*SCORE), 130)
+    monkeypatch.setattr(Measurement, "prepare", interrupt)
+    line = refused(fss(*MORE), 130)
     assert line == "fss: interrupted; what was finished is kept, run the same command to go on"
 
 
@@ -522,21 +544,21 @@ def test_a_bug_is_one_line_too_unless_asked_for(cache: Path, fss: Fss, monkeypat
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr(Flow, "measure", fail)
-    done = fss(*SCORE)
+    monkeypatch.setattr(Measurement, "prepare", fail)
+    done = fss(*MORE)
     assert done.code == 1
     assert done.err.splitlines() == ["fss: unexpected RuntimeError: two lines (set FSS_TRACEBACK=1 to see where)"]
     monkeypatch.setenv("FSS_TRACEBACK", "1")
     with pytest.raises(RuntimeError, match="two"):
-        main(SCORE)
+        main(MORE)
 
 
 def test_an_error_of_several_lines_becomes_one(cache: Path, fss: Fss, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise CalibrationError("a\n  b")
 
-    monkeypatch.setattr(Flow, "measure", fail)
-    assert refused(fss(*SCORE), 1) == "fss: a b"
+    monkeypatch.setattr(Measurement, "prepare", fail)
+    assert refused(fss(*MORE), 1) == "fss: a b"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"], ["data", "--help"], ["checkpoints", "--help"]])
@@ -550,7 +572,7 @@ def test_help(fss: Fss, arguments: list[str]) -> None:
     ("text", "epsilon"), [("8/255", 8 / 255), ("0.03", 0.03), ("1", 1.0), ("255/255", 1.0), ("2.5/255", 2.5 / 255)]
 )
 def test_epsilon_is_read_as_a_number_or_as_a_fraction(text: str, epsilon: float) -> None:
-    assert cli._epsilon(text) == epsilon
+    assert epsilon_of(text) == epsilon
 
 
 # Processes ------------------------------------------------------------------------------------------------
@@ -590,6 +612,7 @@ def test_a_reader_that_goes_away_is_no_error(cache: Path) -> None:
 INTERRUPTIBLE = """
 import signal, sys, time
 from fss_core.cli import main
+from fss_core.cli.arguments import epsilon as epsilon_of
 from fss_core.measuring import Measurer
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background

@@ -156,7 +156,7 @@ class Board:
         """
         found = self._select("WHERE key = ?", (key,))
         if not found:
-            raise StoreError(f"no run {key[:12]!r}; `fss runs` lists them")
+            raise StoreError(f"no run {key[:12]!r}; `fss runs list` shows them")
         return found[0]
 
     def find(self, start: str) -> Run:
@@ -168,7 +168,7 @@ class Board:
         found = [run for run in self.runs() if run.key.startswith(start)]
         if len(found) != 1 or not start:
             many = "several runs" if found else "no run"
-            raise StoreError(f"{many} with a key that starts with {start!r}; `fss runs` lists them")
+            raise StoreError(f"{many} with a key that starts with {start!r}; `fss runs list` shows them")
         return found[0]
 
     def runs(self) -> list[Run]:

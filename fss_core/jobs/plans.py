@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fss_core.archive import Header, ResponseArchive, chunks
 from fss_core.checkpoints import Checkpoint, find_checkpoint, read_trajectory
 from fss_core.data import dataset_card, dataset_state
-from fss_core.flow import archive_of, find_epsilon
+from fss_core.flow import archive_of, check_num_images, find_epsilon
 from fss_core.jobs.board import Board, Task
 from fss_core.jobs.rates import (
     PASSES_OF_CALIBRATION,
@@ -25,7 +25,7 @@ from fss_core.jobs.rates import (
     typical_num_layers,
 )
 from fss_core.jobs.requests import MeasureRequest, Part
-from fss_core.specs import MeasurementSpec, filter_rows
+from fss_core.specs import MeasurementSpec, UnknownLayerError, choose, filter_rows
 from fss_core.store import Store
 
 _SECONDS_TO_PREPARE = 5.0
@@ -103,6 +103,8 @@ class _Planner:
         self.training = request.spec.training
         self.is_prepared = dataset_state(self.training.dataset).state == "ready"
         self.card = dataset_card(self.training.dataset) if self.is_prepared else None
+        if self.card is not None:
+            check_num_images(request.spec, self.card)
 
     def _rate(self, work: Work, *, threads: int) -> Rate:
         shape = self.card.image_shape if self.card is not None else _typical(self.training.dataset)[0]
@@ -195,4 +197,11 @@ class _Planner:
 
     def _wanted(self, part: Part, header: Header) -> list[str]:
         layers = self.request.layers if part != "whole" else None
+        for name in layers or ():
+            choose(
+                name,
+                header.layers,
+                what=f"filterable layer in {self.training.network} called",
+                error=UnknownLayerError,
+            )
         return [name for name in header.layers if layers is None or name in layers]

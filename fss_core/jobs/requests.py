@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fss_core.specs import (
     CONTROL_FILTER,
@@ -11,7 +11,11 @@ from fss_core.specs import (
     SYNAPTIC_FILTERS,
     MeasurementSpec,
     digest,
+    from_json,
 )
+
+if TYPE_CHECKING:
+    from fss_core.jobs.board import Run
 
 Part = Literal["layers", "whole", "control"]
 """Pieces of a measurement that are worth having by themselves, in the order in which they are measured."""
@@ -70,3 +74,11 @@ class MeasureRequest:
                 *([f"{len(self.layers)} layers"] if self.layers is not None else []),
             ]
         )
+
+
+def words(run: Run) -> str:
+    """Say in one line what a run is for."""
+    try:
+        return from_json(MeasureRequest, run.request).words()
+    except ValueError:
+        return "a request that this version cannot read"

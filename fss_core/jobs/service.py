@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fss_core.flow import Progress
@@ -241,6 +241,32 @@ def watch(store: Store, key: str, *, poll_seconds: float = 0.5) -> Iterator[RunP
         time.sleep(poll_seconds)
 
 
+class _Overall:
+    """Tells of the progress through several layers as if they were one step.
+
+    Args:
+        tasks: of which the layers are counted together.
+        on_progress: told.
+    """
+
+    def __init__(self, tasks: list[Task], on_progress: Callable[[Progress], None] | None) -> None:
+        self._layers = {task.name: task.seconds for task in tasks if not task.wide}
+        self._done: dict[str, float] = {}
+        self._on_progress = on_progress or (lambda progress: None)
+
+    def of(self, task: Task) -> Callable[[Progress], None]:
+        """Say whom a task tells."""
+
+        def tell(progress: Progress) -> None:
+            if progress.stage == "measure" and task.name in self._layers:
+                share = progress.done / progress.total if progress.total else 0.0
+                self._done[task.name] = share * task.seconds
+                progress = replace(progress, done=sum(self._done.values()), total=sum(self._layers.values()))
+            self._on_progress(progress)
+
+        return tell
+
+
 def carry_out(
     store: Store, request: MeasureRequest, *, on_progress: Callable[[Progress], None] | None = None
 ) -> Run | None:
@@ -286,9 +312,10 @@ def carry_out(
                         raise StoreError(
                             "results vanished while they were measured (another process refreshed them); run again"
                         )
-                    held = [task for task in ready if not bench.do(order(task, wait=False), on_progress=on_progress)]
+                    shown = _Overall(ready, on_progress)
+                    held = [task for task in ready if not bench.do(order(task, wait=False), on_progress=shown.of(task))]
                     for task in held:
-                        bench.do(order(task, wait=True), on_progress=on_progress)
+                        bench.do(order(task, wait=True), on_progress=shown.of(task))
                     finished.update(task.name for task in ready)
             except BaseException as error:
                 stopped = isinstance(error, Cancelled | KeyboardInterrupt)
@@ -300,14 +327,51 @@ def carry_out(
     return board.get(run.key)
 
 
-def outcome(run: Run) -> None:
-    """Raise what a run ended with, unless it is done.
+def follow(
+    store: Store,
+    request: MeasureRequest,
+    *,
+    on_progress: Callable[[Progress], None],
+    workers: int | None = None,
+) -> None:
+    """Ask for a request, and follow it until it is done; whoever asked for it and is interrupted cancels it.
+
+    Args:
+        store: where results go.
+        request: what is asked for.
+        on_progress: told how far it is.
+        workers: processes of a runner, if one has to be started.
 
     Raises:
-        Cancelled: it was cancelled.
+        Cancelled: somebody cancelled it.
         FssError: it failed, and why.
     """
-    if run.state == "cancelled":
+    board = Board(store)
+    asked = all(run.key != request.key for run in board.open_runs())
+    run = board.ask("measure", request.to_json())
+    try:
+        ended = follow_run(store, run, on_progress=on_progress, workers=workers)
+    except KeyboardInterrupt:
+        if asked:
+            board.cancel(run.key)
+        raise
+    if ended.state == "cancelled":
         raise Cancelled("the run was cancelled; what was finished is kept, ask again to go on")
-    if run.state == "failed":
-        raise FssError(run.reason)
+    if ended.state == "failed":
+        raise FssError(ended.reason)
+
+
+def follow_run(store: Store, run: Run, *, on_progress: Callable[[Progress], None], workers: int | None = None) -> Run:
+    """Follow a run until it has ended, and see that somebody works on it.
+
+    Returns:
+        The run as it ended.
+    """
+    if not Board(store).is_live(run):
+        ensure_runner(store, workers=workers)
+    ended = run
+    for now in watch(store, run.key):
+        ended = now.run
+        detail = ": ".join(filter(None, (now.stage, now.detail)))
+        on_progress(Progress(stage="measure", done=now.share, total=1.0, detail=detail))
+    return ended

@@ -108,9 +108,11 @@ class Bench:
             factory=None if factory is None else resolve_factory(factory),
         )
 
-    def _make_measurement(self, spec: MeasurementSpec, factory: str | None, weights: str | None) -> Measurement:
+    def _make_measurement(
+        self, spec: MeasurementSpec, layers: tuple[str, ...] | None, factory: str | None, weights: str | None
+    ) -> Measurement:
         # Named by the weights: an epoch that was pruned and trained anew is another network.
-        return Measurement(self._flow(factory), spec)
+        return Measurement(self._flow(factory), spec, layers)
 
     def do(self, order: Order, *, on_progress: Callable[[Progress], None] | None = None) -> bool:
         """Do one task, and learn how fast it went.
@@ -154,14 +156,14 @@ class Bench:
         if stage == "data":
             load_dataset(training.dataset)
             return 0.0, 0.0
-        if stage == "train":
-            self._flow(request.factory).checkpoint(request.spec)
-            return task.units, time.perf_counter() - started
-        part = cast(Part, name if stage == "images" else "layers" if stage == "epsilon" else stage)
+        part = cast(Part, name if stage == "images" else stage if stage in request.parts() else "layers")
         checkpoint = find_checkpoint(training, request.spec.epoch)
-        measurement = self._measurement(
-            request.parts()[part], request.factory, None if checkpoint is None else checkpoint.sha256
-        )
+        weights = None if checkpoint is None else checkpoint.sha256
+        layers = request.layers if part != "whole" else None
+        measurement = self._measurement(request.parts()[part], layers, request.factory, weights)
+        if stage == "train":
+            _ = measurement.checkpoint
+            return task.units, time.perf_counter() - started
         if stage == "epsilon":
             num_images = dataset_card(training.dataset).split_sizes["calibration"]
             calibration = measurement.calibrate()

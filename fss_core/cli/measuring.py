@@ -1,0 +1,256 @@
+"""The verbs that measure and show: score, show, export, import, train."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from fss_core.cli.printing import bars, print_json
+from fss_core.specs import (
+    CONTROL_FILTER,
+    DEFAULT_IMAGES,
+    NETWORKS,
+    MeasurementSpec,
+    ResponseSpec,
+    ScoreSpec,
+    StoreError,
+    TrainingSpec,
+    choose,
+)
+
+if TYPE_CHECKING:
+    from fss_core.exports import Format
+    from fss_core.flow import Measured
+    from fss_core.jobs.requests import MeasureRequest
+    from fss_core.scores import Scores
+    from fss_core.store import Store
+
+
+def _training_spec(options: argparse.Namespace) -> TrainingSpec:
+    return TrainingSpec(
+        network=options.network,
+        dataset=options.dataset,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+    )
+
+
+def _measurement_spec(options: argparse.Namespace) -> MeasurementSpec:
+    from fss_core.data import dataset_card
+
+    filters = options.filters
+    if options.control and CONTROL_FILTER not in filters:
+        filters = (*filters, CONTROL_FILTER)
+    num_images = options.images
+    if num_images is None:
+        num_images = min(DEFAULT_IMAGES, dataset_card(options.dataset).split_sizes["probe"])
+    return MeasurementSpec(
+        training=_training_spec(options),
+        epoch=options.epoch,
+        num_images=num_images,
+        attack_kind=options.attack,
+        attack_mode=options.attack_mode,
+        epsilon=options.epsilon,
+        response=ResponseSpec(
+            filters=filters,
+            num_thresholds=options.thresholds,
+            scope=options.scope,
+            engine=options.engine,
+        ),
+        device=options.device,
+    )
+
+
+def _score_spec(options: argparse.Namespace) -> ScoreSpec:
+    return ScoreSpec(
+        reference=options.reference,
+        normalise=options.normalise,
+        integration=options.integration,
+        tolerance=options.tolerance,
+        level=options.level,
+    )
+
+
+def _scored(measured: Measured, options: argparse.Namespace) -> Scores:
+    from fss_core.scores import score_responses
+
+    own = asdict(_score_spec(options))
+    return score_responses(measured.responses, **own, simultaneous=options.simultaneous, strict=options.strict)
+
+
+def _print_measured(measured: Measured, options: argparse.Namespace) -> int:
+    from fss_core import reports
+
+    scores = _scored(measured, options)
+    if options.json:
+        print_json(reports.measured_json(measured, scores))
+        return 0
+    known = list(dict.fromkeys(row.filter for row in scores.rows))
+    if options.table != "all" and options.table not in known:
+        tables = known
+    else:
+        tables = known if options.table == "all" else [options.table]
+    lines = reports.heading(measured, scores) + reports.score_table(measured, scores, tables) + reports.legend(scores)
+    print("\n".join(lines))
+    return 0
+
+
+def factory_of(options: argparse.Namespace) -> Callable[..., Any] | None:
+    """Find the function that builds a network of the user's own, if one is named."""
+    if options.factory is None:
+        return None
+    from fss_core.checkpoints import resolve_factory
+
+    return resolve_factory(options.factory)
+
+
+def score(options: argparse.Namespace) -> int:
+    """Measure what is missing, in this process or by workers, and print the scores."""
+    from fss_core.flow import find_measured
+    from fss_core.jobs.requests import MeasureRequest
+    from fss_core.scores import quadrature
+    from fss_core.store import Store
+
+    factory = factory_of(options)
+    if factory is None:
+        choose(options.network, NETWORKS, what="network")
+    spec = _measurement_spec(options)
+    quadrature(spec.response.num_thresholds, _score_spec(options).integration)  # refuse it now, not after measuring
+    request = MeasureRequest(
+        spec=spec, layers=None if options.layers is None else tuple(options.layers), factory=options.factory
+    )
+    with Store() as store:
+        found = None if options.refresh else find_measured(store, spec, layers=options.layers)
+        if found is None or found.missing:
+            _measure(store, request, options, factory)
+            found = find_measured(store, spec, layers=options.layers)
+    if found is None or found.missing:
+        raise StoreError("results vanished while they were measured (another process refreshed them); run again")
+    return _print_measured(found, options)
+
+
+def _measure(
+    store: Store, request: MeasureRequest, options: argparse.Namespace, factory: Callable[..., Any] | None
+) -> None:
+    """Do a request where everybody can see it move: here, by workers, or by whoever is at it already."""
+    from fss_core.jobs import service
+
+    with bars() as show:
+        if options.refresh:
+            from fss_core.flow import Flow
+            from fss_core.measurement import Measurement
+
+            Measurement(
+                Flow(store, on_progress=show, factory=factory), request.spec, request.layers, refresh=True
+            ).prepare()
+        if options.workers is None and service.carry_out(store, request, on_progress=show) is not None:
+            return
+        service.follow(store, request, on_progress=show, workers=options.workers)
+
+
+def _stored(options: argparse.Namespace) -> Measured:
+    from fss_core.checkpoints import find_checkpoint
+    from fss_core.flow import find_measured
+    from fss_core.store import Store
+
+    spec = _measurement_spec(options)
+    with Store() as store:
+        measured = find_measured(store, spec, layers=options.layers, every_image=options.images is None)
+    if find_checkpoint(spec.training, spec.epoch) is None:
+        raise StoreError(
+            f"no epoch {options.epoch} of {options.network} on {options.dataset}, seed {options.seed}, is there (never "
+            "trained, or pruned); what was measured of it can be read again once `fss train` has made the same weights"
+        )
+    if measured is None or not measured.responses.layers:
+        raise StoreError(
+            f"nothing is measured yet of {options.network} on {options.dataset}, epoch {options.epoch}, as asked for; "
+            "run `fss score` with the same options, or `fss show` for the list"
+        )
+    return measured
+
+
+def show(options: argparse.Namespace) -> int:
+    """Print one stored measurement, or the list of all."""
+    given = [options.network, options.dataset, options.epoch]
+    if all(value is None for value in given):
+        return _show_all(options)
+    if any(value is None for value in given):
+        raise ValueError("give --network, --dataset and --epoch, or none of them for the list of all measurements")
+    return _print_measured(_stored(options), options)
+
+
+def _show_all(options: argparse.Namespace) -> int:
+    from fss_core.reports import columns
+    from fss_core.store import Store
+
+    with Store() as store:
+        records = store.list_records()
+    if options.json:
+        print_json(records)
+        return 0
+    if not records:
+        print("Nothing is measured yet. Try: fss score --network shufflenet_v2_x1_0 --dataset mnist5k --epoch 3")
+        return 0
+    rows = [["network", "data set", "epoch", "init.", "images", "thresholds", "scope", "attack", "ε·255", "key"]]
+    for record in records:
+        spec: Any = record.spec["measurement"]
+        attack: Any = record.spec["attack"]
+        rows.append(
+            [
+                spec["training"]["network"],
+                str(record.spec["dataset_title"]),
+                str(spec["epoch"]),
+                str(spec["training"]["seed"]),
+                str(spec["num_images"]),
+                str(spec["response"]["num_thresholds"]),
+                spec["response"]["scope"],
+                f"{attack['kind']}, {attack['mode']}",
+                f"{attack['epsilon'] * 255:.3g}",
+                record.key[:8],
+            ]
+        )
+    print("\n".join(columns(rows)))
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write what is stored into a directory, or into one ZIP."""
+    from fss_core.exports import export_measured, export_zip
+
+    if options.zip is not None and options.format is not None:
+        raise ValueError("--format is for a directory, a ZIP has Parquet and JSON only; leave it out")
+    measured = _stored(options)
+    scores = _scored(measured, options)
+    if options.zip is not None:
+        export_zip(measured, scores, options.zip)
+        written = [options.zip]
+    else:
+        formats: tuple[Format, ...] = ("parquet", "csv") if options.format in (None, "both") else (options.format,)
+        written = export_measured(measured, scores, options.directory, formats=formats)
+    if options.json:
+        print_json({"files": written})
+    else:
+        print("\n".join(str(path) for path in written))
+    return 0
+
+
+def import_(options: argparse.Namespace) -> int:
+    """Check a ZIP and keep it among the imported results."""
+    from fss_core.imports import import_zip
+
+    return _print_measured(import_zip(options.file), options)
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train, and print the epochs that were asked for."""
+    from fss_core.cli.keeping import print_checkpoints
+    from fss_core.flow import Flow
+    from fss_core.store import Store
+
+    choose(options.network, NETWORKS, what="network")
+    with Store() as store, bars() as show:
+        trained = Flow(store, on_progress=show).train(_training_spec(options), options.epochs, device=options.device)
+    return print_checkpoints(trained, options)
