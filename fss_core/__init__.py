@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fss_core.checkpoints import find_checkpoint, load_network
     from fss_core.data import load_dataset
     from fss_core.flow import Flow, find_measured
+    from fss_core.invariance import Invariance, measure_invariance
     from fss_core.measuring import measure_responses
     from fss_core.models import build_network
     from fss_core.responses import Responses
@@ -28,6 +29,7 @@ _HOMES = {
     "AttackSpec": "specs",
     "Flow": "flow",
     "FssError": "specs",
+    "Invariance": "invariance",
     "MeasurementSpec": "specs",
     "ResponseSpec": "specs",
     "Responses": "responses",
@@ -42,6 +44,7 @@ _HOMES = {
     "find_measured": "flow",
     "load_dataset": "data",
     "load_network": "checkpoints",
+    "measure_invariance": "invariance",
     "measure_responses": "measuring",
     "score_responses": "scores",
     "train": "training",
@@ -51,6 +54,7 @@ __all__ = [
     "AttackSpec",
     "Flow",
     "FssError",
+    "Invariance",
     "MeasurementSpec",
     "ResponseSpec",
     "Responses",
@@ -65,6 +69,7 @@ __all__ = [
     "find_measured",
     "load_dataset",
     "load_network",
+    "measure_invariance",
     "measure_responses",
     "score_responses",
     "train",

@@ -45,9 +45,13 @@ class Estimand:
 
     def estimate(self, q: Values, z: Values) -> float:
         """Compute the score from per-image values (N,)."""
+        return float(self.of_means(q.mean(), z.mean()))
+
+    def of_means(self, q: Values, z: Values) -> Values:
+        """Compute scores from means of per-image values, of any one shape."""
         if self.ratio:
-            return float((q.mean() - self.chance) / (z.mean() - self.chance) - self.reference)
-        return float(q.mean() - self.reference * z.mean())
+            return np.asarray((q - self.chance) / (z - self.chance) - self.reference)
+        return np.asarray(q - self.reference * z)
 
     def influence(self, q: Values, z: Values) -> Values:
         """Compute each image's share in the score's error, (N,), of mean zero (the delta method)."""

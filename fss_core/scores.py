@@ -155,7 +155,7 @@ def quadrature(num_thresholds: int, integration: Integration = "trapezoid") -> V
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Curve:
+class Curve:
     """What one layer's filter does to each image, integrated over t, for one kind of image.
 
     Attributes:
@@ -208,7 +208,7 @@ def score_responses(
     spec = ScoreSpec(
         reference=reference, normalise=normalise, integration=integration, tolerance=tolerance, level=level
     )
-    names = _score_filters(responses)
+    names = score_filters(responses)
     num_scores = len(responses.layers) * len(names) * len(KINDS) + beside
     own_level = 1 - (1 - level) / max(num_scores, 1) if simultaneous else level
     rows = tuple(
@@ -221,8 +221,8 @@ def score_responses(
     return Scores(spec=spec, level_per_score=own_level, attack=responses.attack, rows=rows, cautions=responses.cautions)
 
 
-def _score_filters(responses: Responses) -> list[str]:
-    """The filters that have scores: those measured, and the mean when all of the paper's three are there."""
+def score_filters(responses: Responses) -> list[str]:
+    """List the filters that have scores: those measured, and the mean when all of the paper's three are there."""
     measured: list[str] = list(dict.fromkeys(row.filter for row in responses.rows))
     if set(SYNAPTIC_FILTERS) <= set(measured):
         measured.insert(max(measured.index(name) for name in SYNAPTIC_FILTERS) + 1, MEAN_FILTER)
@@ -234,16 +234,27 @@ def _rows_of(responses: Responses, name: str) -> list[int]:
     return [index for index, row in enumerate(responses.rows) if row.filter in wanted]
 
 
-def _layer_curves(
+def layer_curves(
     responses: Responses, layer: LayerResponse, names: list[str], spec: ScoreSpec
-) -> dict[tuple[str, Kind], _Curve]:
+) -> dict[tuple[str, Kind], Curve]:
+    """Integrate what filters do to each image over t.
+
+    Args:
+        responses: which ``layer`` is part of.
+        layer: one layer.
+        names: some of :func:`score_filters`.
+        spec: reference, normalisation and integration.
+
+    Returns:
+        A curve per filter and kind of image, clean and adversarial.
+    """
     weights = quadrature(responses.spec.num_thresholds, spec.integration)
     labels, unfiltered = responses.labels, responses.unfiltered
     both: tuple[tuple[Kind, Classes, Classes], ...] = (
         ("clean", layer.predictions.clean, unfiltered.clean),
         ("adversarial", layer.predictions.adversarial, unfiltered.adversarial),
     )
-    curves: dict[tuple[str, Kind], _Curve] = {}
+    curves: dict[tuple[str, Kind], Curve] = {}
     for name in names:
         chosen = _rows_of(responses, name)
         kept = layer.facts.kept_fraction[chosen].mean(axis=0)
@@ -255,7 +266,7 @@ def _layer_curves(
         for kind, predicted, before in both:
             z = (before == labels).astype(np.float64)
             gain = (predicted[chosen] == labels) - z
-            curves[name, kind] = _Curve(
+            curves[name, kind] = Curve(
                 estimand=estimand,
                 q=z + np.tensordot(weights, gain.mean(axis=0), axes=1),
                 z=z,
@@ -267,25 +278,23 @@ def _layer_curves(
 def _score_layer(
     responses: Responses, layer: LayerResponse, names: list[str], spec: ScoreSpec, level: float
 ) -> Iterator[Score]:
-    curves = _layer_curves(responses, layer, names, spec)
+    curves = layer_curves(responses, layer, names, spec)
     num_images = responses.num_images
-    problems = {kind: accuracy_problem(responses, kind) for kind in KINDS}
     for name in names:
-        unchanged = _unchanged(layer.facts, _rows_of(responses, name))
         for kind in KINDS:
             p0 = float(_right(responses, kind).mean())
             about = {"layer": layer.facts.name, "filter": name, "kind": kind, "num_images": num_images, "p0": p0}
-            if reason := unchanged or problems[kind]:
+            if reason := why_not_measurable(responses, layer, name, kind):
                 yield _not_measurable(about, reason)
                 continue
-            parts = _parts(curves, name, kind)
-            value, error, (low, high) = _estimate(parts, level)
+            parts = curve_parts(curves, name, kind)
+            value, error, (low, high) = estimate_parts(parts, level)
             call = _call(value, spec.tolerance)
             decided = _call(low, spec.tolerance) == call == _call(high, spec.tolerance)
             beyond = None
             if call == "antifragile" and CONTROL_FILTER in names and name != CONTROL_FILTER:
-                control = [(-sign, curve) for sign, curve in _parts(curves, CONTROL_FILTER, kind)]
-                beyond = _estimate(parts + control, level)[2][0] > 0
+                control = [(-sign, curve) for sign, curve in curve_parts(curves, CONTROL_FILTER, kind)]
+                beyond = estimate_parts(parts + control, level)[2][0] > 0
             yield Score(
                 **about,  # type: ignore[arg-type]
                 score=value,
@@ -300,14 +309,14 @@ def _score_layer(
             )
 
 
-def _parts(curves: dict[tuple[str, Kind], _Curve], name: str, kind: Kind) -> list[tuple[int, _Curve]]:
-    """A score as a signed sum of curves: the difference is adversarial minus clean."""
+def curve_parts(curves: dict[tuple[str, Kind], Curve], name: str, kind: Kind) -> list[tuple[int, Curve]]:
+    """Write a score as a signed sum of curves: the difference is adversarial minus clean."""
     if kind == "difference":
         return [(1, curves[name, "adversarial"]), (-1, curves[name, "clean"])]
     return [(1, curves[name, kind])]
 
 
-def _estimate(parts: list[tuple[int, _Curve]], level: float) -> tuple[float, float, tuple[float, float]]:
+def estimate_parts(parts: list[tuple[int, Curve]], level: float) -> tuple[float, float, tuple[float, float]]:
     """Estimate a signed sum of scores of the same images: value, standard error, interval.
 
     Where few images contribute, each part has its own interval, at a level at which all of them hold together.
@@ -357,6 +366,11 @@ def _not_measurable(about: dict[str, object], reason: str) -> Score:
         certainty="not measurable",
         reason=reason,
     )
+
+
+def why_not_measurable(responses: Responses, layer: LayerResponse, name: str, kind: Kind) -> str:
+    """Say why a layer has no score under a filter, in words; empty if it has one."""
+    return _unchanged(layer.facts, _rows_of(responses, name)) or accuracy_problem(responses, kind)
 
 
 def _unchanged(facts: LayerFacts, chosen: list[int]) -> str:

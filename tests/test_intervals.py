@@ -180,10 +180,10 @@ PARTS = {"clean": ((1, 0),), "adversarial": ((1, 1),), "difference": ((1, 1), (-
 
 def estimate(estimand: Estimand, kind: str, q: Values, z: Values) -> tuple[float, float]:
     parts = [
-        (sign, scores._Curve(estimand=estimand, q=q[row], z=z[row], changed=q[row] != z[row]))
+        (sign, scores.Curve(estimand=estimand, q=q[row], z=z[row], changed=q[row] != z[row]))
         for sign, row in PARTS[kind]
     ]
-    return scores._estimate(parts, 0.95)[2]
+    return scores.estimate_parts(parts, 0.95)[2]
 
 
 def true_score(estimand: Estimand, kind: str, population: Population) -> float:
