@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fss_core.intervals import Estimand
 from fss_core.responses import LayerFacts, LayerResponse, Predictions, Responses
 from fss_core.retraining.rules import RULES, Choice, Evidence, Unit, choose_units
-from fss_core.retraining.spec import Leaning, RetrainingSpec
-from fss_core.scores import Score, score_responses
-from fss_core.specs import FilterRow
+from fss_core.retraining.spec import RetrainingSpec
+from fss_core.scores import Scores, accuracy_problem, call_of, score_responses
+from fss_core.specs import FilterRow, ScoreSpec
 
+_IGNORED = "leaning calls are ignored"
 _REPEATS = 3
 """Thresholds of a response that stays at one pulse: odd, so that Simpson's rule takes it too."""
 
@@ -66,10 +68,13 @@ def layer_units(responses: Responses, spec: RetrainingSpec) -> tuple[Unit, ...]:
     """
     scores = score_responses(responses, **asdict(spec.score))
     deciding = {row.layer: row for row in scores.rows if row.kind == spec.kind and row.filter == spec.filter}
-    return tuple(
-        _unit(layer.facts, deciding[layer.facts.name], spec.leaning, num_live=layer.facts.num_live)
-        for layer in responses.layers
-    )
+    units = []
+    for layer in responses.layers:
+        facts, score = layer.facts, deciding[layer.facts.name]
+        ignored = score.certainty == "leaning" and spec.leaning == "ignored"
+        call, reason = (None, _IGNORED) if ignored else (score.call, score.reason)
+        units.append(Unit(layer=facts.name, kind=facts.kind, num_live=facts.num_live, call=call, reason=reason))
+    return tuple(units)
 
 
 def pulse_units(responses: Responses, spec: RetrainingSpec) -> tuple[Unit, ...]:
@@ -84,26 +89,62 @@ def pulse_units(responses: Responses, spec: RetrainingSpec) -> tuple[Unit, ...]:
         zero, as removing the others changes nothing.
     """
     row = responses.rows.index(FilterRow(filter="pulse"))
-    by_pulse = [
-        [
-            own
-            for own in score_responses(_stay_at(responses, row, k), **asdict(spec.score)).rows
-            if own.kind == spec.kind
-        ]
+    problem = accuracy_problem(responses, spec.kind)
+    leaning = _leaning_pulses(responses, spec) if spec.leaning == "ignored" else frozenset()
+    units = []
+    for layer in responses.layers:
+        facts = layer.facts
+        values = _pulse_values(responses, layer, row, spec)
+        for k, num_live in enumerate(_pulse_sizes(facts, row)):
+            reason = "" if facts.changes[row, k] else "removing it changes nothing"
+            reason = reason or problem or (_IGNORED if (facts.name, k) in leaning else "")
+            call = None if reason else call_of(values[k], spec.score.tolerance)
+            units.append(
+                Unit(layer=facts.name, kind=facts.kind, num_live=int(num_live), call=call, reason=reason, pulse=k)
+            )
+    return tuple(units)
+
+
+def _pulse_values(responses: Responses, layer: LayerResponse, row: int, spec: RetrainingSpec) -> list[float]:
+    """The score of every pulse of a layer."""
+    labels, before, after = responses.labels, responses.unfiltered, layer.predictions
+    sides = {"clean": (before.clean, after.clean[row]), "adversarial": (before.adversarial, after.adversarial[row])}
+    signs = {"adversarial": 1, "clean": -1} if spec.kind == "difference" else {spec.kind: 1}
+    values = []
+    for k, kept in enumerate(layer.facts.kept_fraction[row]):
+        estimand = Estimand(
+            chance=1 / responses.num_classes if spec.score.normalise == "chance" else 0.0,
+            reference=float(kept) if spec.score.reference == "retained" else 1.0,
+            ratio=spec.score.normalise != "none",
+        )
+        right = {kind: (sides[kind][1][k] == labels, sides[kind][0] == labels) for kind in signs}
+        values.append(sum(sign * estimand.estimate(*right[kind]) for kind, sign in signs.items()))
+    return values
+
+
+def _leaning_pulses(responses: Responses, spec: RetrainingSpec) -> frozenset[tuple[str, int]]:
+    """The pulses, by layer, whose call the images do not decide: these need intervals, which take their time."""
+    return frozenset(
+        (own.layer, k)
         for k in range(responses.spec.num_thresholds)
-    ]
-    return tuple(
-        _unit(layer.facts, scores[index], spec.leaning, num_live=int(num_live), pulse=k)
-        for index, layer in enumerate(responses.layers)
-        for k, (scores, num_live) in enumerate(zip(by_pulse, _pulse_sizes(layer.facts, row), strict=True))
+        for own in pulse_scores(responses, k, spec.score).rows
+        if own.kind == spec.kind and own.certainty == "leaning"
     )
 
 
-def _unit(facts: LayerFacts, score: Score, leaning: Leaning, *, num_live: int, pulse: int | None = None) -> Unit:
-    call, reason = score.call, score.reason
-    if score.certainty == "leaning" and leaning == "ignored":
-        call, reason = None, "leaning calls are ignored"
-    return Unit(layer=facts.name, kind=facts.kind, num_live=num_live, call=call, reason=reason, pulse=pulse)
+def pulse_scores(responses: Responses, k: int, spec: ScoreSpec) -> Scores:
+    """Score one pulse of every layer, with intervals.
+
+    Args:
+        responses: with the pulse filter among their rows.
+        k: which pulse.
+        spec: reference, normalisation, tolerance and level.
+
+    Returns:
+        Scores whose only filter is the pulse.
+    """
+    row = responses.rows.index(FilterRow(filter="pulse"))
+    return score_responses(_stay_at(responses, row, k), **asdict(spec))
 
 
 def _stay_at(responses: Responses, row: int, k: int) -> Responses:

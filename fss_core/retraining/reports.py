@@ -111,8 +111,9 @@ def _row_notes(row: Row, comparison: Comparison) -> list[str]:
     for seed, reason in row.reasons.items():
         where = "" if comparison.one_checkpoint else f", seed {seed}"
         notes.append(f"{row.rule}{where}: {reason}")
-    if row.same_as:
-        notes.append(f"{row.rule} trains the same weights as {', '.join(row.same_as)}")
+    rules = comparison.spec.rules
+    if row.same_as and rules.index(row.rule) < min(map(rules.index, row.same_as)):
+        notes.append(f"{', '.join((row.rule, *row.same_as))} train the same weights, and are one retraining")
     return notes
 
 

@@ -129,7 +129,7 @@ def _least_critical(evidence: Evidence) -> list[Unit]:
     return [unit for unit in evidence.units if unit.layer == lowest]
 
 
-_NOTHING_TO_MATCH = "the paper's rule trains no weight that could be matched, or the layers are all larger"
+_NOTHING_TO_MATCH = "the paper's rule chooses no weights whose number could be matched"
 
 RULES: dict[str, Rule] = {
     PAPERS_RULE: _called("robust", "antifragile"),
