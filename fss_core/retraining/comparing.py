@@ -224,7 +224,7 @@ class _Comparing:
             return [retraining.before]
         results = retraining.of_rule(rule)
         far = [own for own in results if not own.choice.reason and len(own.epochs) >= self._epoch]
-        if len(far) < len(results):
+        if len(far) < len(retraining.spec.draws(rule)):
             return []
         return [own.epochs[self._epoch - 1].judgement if self._epoch else retraining.before for own in far]
 

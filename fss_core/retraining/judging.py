@@ -21,9 +21,6 @@ IMAGES_PER_PASS = 100
 OnPass = Callable[[str, float], None]
 """Called before each pass with what is made, and the share of a judgement that is done; what it raises stops it."""
 
-_SHARES: dict[str, tuple[float, float]] = {"fgsm": (0.0, 0.1), "pgd": (0.1, 1.0)}
-"""From where to where making each attack's images brings a judgement; one step of PGD costs what FGSM does."""
-
 
 class Judge:
     """Judges networks on the first images of a report split.
@@ -48,7 +45,7 @@ class Judge:
         self._labels = torch.from_numpy(np.array(report.labels[:num_images]))
         self._device = device
         self._on_pass = on_pass
-        self._transfer = self._attack(before, "fgsm")
+        self._transfer = self._attack(before, "fgsm", (0.0, 0.0))
 
     def judge(self, network: nn.Module) -> Judgement:
         """Judge one network; it is left as it is.
@@ -59,18 +56,20 @@ class Judge:
         right: dict[Judged, npt.NDArray[np.bool_]] = {
             "clean": self._right(network, self._pixels),
             "transfer": self._right(network, self._transfer),
-            "fgsm": self._right(network, self._attack(network, "fgsm")),
-            "pgd": self._right(network, self._attack(network, "pgd")),
+            # One step of PGD costs what FGSM does.
+            "fgsm": self._right(network, self._attack(network, "fgsm", (0.0, 0.1))),
+            "pgd": self._right(network, self._attack(network, "pgd", (0.1, 1.0))),
         }
         return Judgement.of(right)
 
     def _passes(self) -> list[slice]:
         return [slice(start, start + IMAGES_PER_PASS) for start in range(0, len(self._labels), IMAGES_PER_PASS)]
 
-    def _attack(self, network: nn.Module, kind: Literal["fgsm", "pgd"]) -> Tensor:
+    def _attack(self, network: nn.Module, kind: Literal["fgsm", "pgd"], shares: tuple[float, float]) -> Tensor:
+        """Make adversarial images, which brings a judgement from one share to another."""
         parts = []
         passes = self._passes()
-        first, last = _SHARES[kind]
+        first, last = shares
         for index, own in enumerate(passes):
             self._on_pass(f"{kind.upper()} images", first + (last - first) * index / len(passes))
             pixels, labels = self._pixels[own].to(self._device), self._labels[own].to(self._device)

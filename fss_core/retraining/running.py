@@ -90,7 +90,8 @@ def retrain(
             on_progress(RetrainingProgress(stage=stage, done=done, total=total, detail=detail))
 
     def tell_flow(now: Progress) -> None:
-        tell(now.stage, now.done, now.total, now.detail)
+        if on_progress is not None:
+            on_progress(RetrainingProgress(stage=now.stage, done=now.done, total=now.total, detail=now.detail))
 
     measured = Flow(store, on_progress=tell_flow, should_stop=should_stop, factory=factory).measure(spec.measurement)
     from fss_core.retraining.work import Work
