@@ -340,13 +340,25 @@ def test_the_text_says_what_and_on_what() -> None:
     text = "\n".join(retraining_lines([retraining], comparison, verdict(comparison)))
     for part in (
         "ResNet-18 on MNIST (5,000 digits) from epoch 3; epochs of retraining: 2 of 35 steps each",
-        "by the call of the overall adversarial score on 300 probe images; leaning calls are counted",
+        "Chosen: layers, by the call of their overall adversarial score on 300 probe images; leaning calls are counted",
         "n = 200 report images, ε = 2/255; 95 % intervals over images; seed 0, this checkpoint only",
         "Adam went on from the checkpoint's moments.",
         "SHA-256 is the same before and after",
         "Against no retraining: holds; white-box FGSM accuracy +0.200 [",
     ):
         assert part in text
+
+
+def test_the_text_says_what_decides() -> None:
+    def heading(**change: Any) -> str:
+        retraining = make_retraining(spec=replace(SPEC, **change))
+        comparison = compare([retraining])
+        return retraining_lines([retraining], comparison, verdict(comparison))[1]
+
+    assert "layers, by the call of their high-pass clean score" in heading(kind="clean", filter="high_pass")
+    weights = heading(granularity="weights", leaning="ignored")
+    assert "pulses of weights, each by the call of its own adversarial score on 300 probe images" in weights
+    assert weights.endswith("leaning calls are ignored")
 
 
 def test_the_tables_show_every_rule_once() -> None:

@@ -92,6 +92,8 @@ OWN = {"conv1.weight", "conv2.weight", "conv2.bias", "conv3.weight", "conv3.bias
 def test_only_what_is_selected_moves(name: str, expected: set[str]) -> None:
     retrainer = make_retrainer(SELECTIONS[name])
     before = tensors_of(retrainer.network)
+    with_gradients = {own for own, parameter in retrainer.network.named_parameters() if parameter.requires_grad}
+    assert with_gradients == expected - STATISTICS
     for _ in range(2):
         retrainer.train_epoch(keep_going)
     assert moved(before, tensors_of(retrainer.network)) == expected
@@ -148,10 +150,12 @@ def test_live_weights_are_counted_without_dead_ones_and_biases() -> None:
     network = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(2, 2))
     geometry = describe_layers(network, (1, 1, 1))
     assert train_only(network, Selection(parts=(Part(layer="0"),)), geometry).num_live == 2
-    negative = Selection(parts=(Part(layer="0", pulses=(0,)),), num_thresholds=2)
-    middle = float(layer_thresholds(network[0].weight, 2).mean())
-    live = int((network[0].weight[:, :, 1, 1] < middle).sum())
-    assert train_only(network, negative, geometry).num_live == live
+    with torch.no_grad():
+        network[0].weight.copy_(torch.linspace(-1, 1, 18).reshape(2, 1, 3, 3))  # the live ones: one below 0, one above
+    lower = Selection(parts=(Part(layer="0", pulses=(0,)),), num_thresholds=2)
+    trained = train_only(network, lower, geometry)
+    assert int(trained.masks["0.weight"].sum()) == 9
+    assert trained.num_live == 1
 
 
 # Frozen means frozen --------------------------------------------------------------------------------------
@@ -431,6 +435,21 @@ def test_the_worst_loss_of_one_weight_is_at_the_end_of_its_interval() -> None:
     found = worst_loss(network, "layer", pixels, labels, radius=0.1)
     assert found == pytest.approx(np.log1p(np.exp(-0.5 * 1.8)), abs=1e-6)
     assert network.layer.weight.item() == 2.0
+
+
+class OneHill(OneWeight):
+    """A loss, for label 0, that is highest where w · mean pixel is 1.05."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logit = -((self.layer(pixels.mean((1, 2, 3))[:, None]) - 1.05) ** 2)
+        return torch.cat([torch.zeros_like(logit), logit], dim=1)
+
+
+def test_the_worst_loss_may_lie_inside_the_ball() -> None:
+    pixels, labels = torch.full((8, 1, 2, 2), 0.5), torch.zeros(8, dtype=torch.int64)
+    # Steps of a quarter of the radius, 0.4, lead from w = 2 to 2.1, the top of the hill.
+    found = worst_loss(OneHill(2.0), "layer", pixels, labels, radius=0.2)
+    assert found == pytest.approx(np.log(2), abs=1e-6)
 
 
 def test_the_worst_loss_is_worse_than_random_changes_of_the_same_size() -> None:

@@ -46,15 +46,18 @@ def _heading(retrainings: Sequence[Retraining], comparison: Comparison) -> list[
     spec = comparison.spec
     training = spec.measurement.training
     name = NETWORKS.get(training.network, training.network)
-    what = "overall" if spec.filter == MEAN_FILTER else spec.filter.replace("_", "-")
-    units = "layers" if spec.granularity == "layer" else "pulses of weights"
+    images = f"{spec.kind} score on {spec.measurement.num_images} probe images"
+    if spec.granularity == "weights":
+        chosen = f"pulses of weights, each by the call of its own {images}"
+    else:
+        filters = "overall" if spec.filter == MEAN_FILTER else spec.filter.replace("_", "-")
+        chosen = f"layers, by the call of their {filters} {images}"
     steps = {own.start.steps_per_epoch for each in retrainings for own in each.rules if own.start is not None}
     per_epoch = f" of {', '.join(map(str, sorted(steps)))} steps each" if steps else ""
     return [
         f"Retraining {name} on {retrainings[0].dataset_title} from epoch {spec.measurement.epoch}; "
         f"epochs of retraining: {comparison.epoch}{per_epoch}, the same batches for every rule",
-        f"Chosen: {units}, by the call of the {what} {spec.kind} score on {spec.measurement.num_images} probe images; "
-        f"leaning calls are {spec.leaning}",
+        f"Chosen: {chosen}; leaning calls are {spec.leaning}",
         f"Judged: n = {comparison.num_images} report images, ε = {comparison.epsilon * 255:.3g}/255; "
         f"{_scope(comparison)}",
     ]
