@@ -289,8 +289,8 @@ def _score_layer(
                 continue
             parts = curve_parts(curves, name, kind)
             value, error, (low, high) = estimate_parts(parts, level)
-            call = _call(value, spec.tolerance)
-            decided = _call(low, spec.tolerance) == call == _call(high, spec.tolerance)
+            call = call_of(value, spec.tolerance)
+            decided = call_of(low, spec.tolerance) == call == call_of(high, spec.tolerance)
             beyond = None
             if call == "antifragile" and CONTROL_FILTER in names and name != CONTROL_FILTER:
                 control = [(-sign, curve) for sign, curve in curve_parts(curves, CONTROL_FILTER, kind)]
@@ -337,7 +337,18 @@ def estimate_parts(parts: list[tuple[int, Curve]], level: float) -> tuple[float,
     return value, standard_error(influence), interval
 
 
-def _call(value: float, tolerance: float) -> Call:
+def call_of(value: float, tolerance: float) -> Call:
+    """Call a score fragile below −η, antifragile above η, and robust within.
+
+    Args:
+        value: the score.
+        tolerance: η.
+
+    Source: METHOD, "Labels".
+
+    >>> call_of(-0.06, 0.05)
+    'fragile'
+    """
     if value < -tolerance:
         return "fragile"
     return "antifragile" if value > tolerance else "robust"
@@ -345,7 +356,7 @@ def _call(value: float, tolerance: float) -> Call:
 
 def _to_decide(value: float, low: float, high: float, tolerance: float, num_images: int) -> int | None:
     """About how many images bring the interval to one side of ±η, as its width falls with the square root of n."""
-    call = _call(value, tolerance)
+    call = call_of(value, tolerance)
     needs = []
     if call != "antifragile":
         needs.append((high - value, (tolerance if call == "robust" else -tolerance) - value))
@@ -388,7 +399,10 @@ def _right(responses: Responses, kind: Kind) -> npt.NDArray[np.bool_]:
 
 
 def accuracy_problem(responses: Responses, kind: Kind) -> str:
-    """Say why the unfiltered accuracy leaves nothing to compare with; empty if it does."""
+    """Say why the unfiltered accuracy leaves nothing to compare with; empty where it leaves something.
+
+    Source: METHOD, "Not measurable".
+    """
     if kind == "difference":
         return accuracy_problem(responses, "clean") or accuracy_problem(responses, "adversarial")
     num_right, num_images = int(_right(responses, kind).sum()), responses.num_images

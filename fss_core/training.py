@@ -135,8 +135,7 @@ class _Trajectory:
                 f"{spec.dataset} has {len(self.dataset.train.labels)} training images, fewer than one batch of "
                 f"{spec.batch_size}; take a smaller batch_size"
             )
-        # The format decides the last bits of a convolution, so it is the same whether training starts or goes on.
-        self.memory_format = torch.channels_last if self.device.type == "cpu" else torch.contiguous_format
+        self.memory_format = training_format(self.device)
         self.network = build_network(spec.network, dataset=self.dataset.card, seed=spec.seed)
         self.network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=spec.learning_rate)
@@ -177,8 +176,8 @@ class _Trajectory:
                 "scheme": RANDOM_SCHEME,
                 "initialisation_seed": self.spec.seed,
                 "next_epoch": self.epoch + 1,
-                "next_order_seed": _random_seed("order", self.spec.seed, self.epoch + 1),
-                "next_dropout_seed": _random_seed("dropout", self.spec.seed, self.epoch + 1),
+                "next_order_seed": random_seed("order", self.spec.seed, self.epoch + 1),
+                "next_dropout_seed": random_seed("dropout", self.spec.seed, self.epoch + 1),
             },
             hardware={"device": self.device.type, "num_threads": torch.get_num_threads()},
         )
@@ -190,25 +189,15 @@ class _Trajectory:
 
     def _train_epoch(self, epoch: int) -> EpochRecord:
         meter = _Meter(spec=self.spec, epoch=epoch, num_steps=self.num_steps, on_progress=self.on_progress)
-        order = image_order(len(self.dataset.train.labels), seed=self.spec.seed, epoch=epoch)
-        with seeded(_random_seed("dropout", self.spec.seed, epoch)):
-            for indices in order[: self.num_steps * self.spec.batch_size].reshape(self.num_steps, -1):
+        batches = epoch_batches(
+            len(self.dataset.train.labels), batch_size=self.spec.batch_size, seed=self.spec.seed, epoch=epoch
+        )
+        with seeded(random_seed("dropout", self.spec.seed, epoch)):
+            for indices in batches:
                 self._check_stop(epoch)
-                meter.add(*self._step(indices))
+                meter.add(*train_step(self.network, self.optimiser, self.dataset.train, indices))
         self._check_weights(epoch)
         return meter.finish()
-
-    def _step(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Take one step on a batch; returns its mean loss and the number of images that were right."""
-        pixels = torch.from_numpy(np.asarray(self.dataset.train.images[indices])).to(self.device)
-        labels = torch.from_numpy(np.asarray(self.dataset.train.labels[indices])).to(self.device)
-        pixels = pixels.to(torch.float32, memory_format=self.memory_format).div_(255)
-        logits = self.network(pixels)
-        loss = F.cross_entropy(logits, labels)
-        self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
-        return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()
 
     def _check_stop(self, epoch: int) -> None:
         if self.should_stop is not None and self.should_stop():
@@ -282,10 +271,45 @@ class _Meter:
         )
 
 
+# The step -------------------------------------------------------------------------------------------------
+
+
+def training_format(device: torch.device) -> torch.memory_format:
+    """Say how training lays tensors out: it decides the last bits of a convolution, so it is always the same."""
+    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
+
+
+def train_step(
+    network: nn.Module, optimiser: torch.optim.Optimizer, split: data.Split, indices: NDArray[np.int64]
+) -> tuple[Tensor, Tensor]:
+    """Take one step on a batch.
+
+    Args:
+        network: pixels → logits; changed.
+        optimiser: over parameters of ``network``; changed.
+        split: where the images are.
+        indices: int64 (B,), which of them.
+
+    Returns:
+        The mean loss, in nats, and the number of images that were right.
+    """
+    device = next(network.parameters()).device
+    pixels = torch.from_numpy(np.asarray(split.images[indices])).to(device)
+    labels = torch.from_numpy(np.asarray(split.labels[indices])).to(device)
+    pixels = pixels.to(torch.float32, memory_format=training_format(device)).div_(255)
+    logits = network(pixels)
+    loss = F.cross_entropy(logits, labels)
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+    return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()
+
+
 # Randomness -----------------------------------------------------------------------------------------------
 
 
-def _random_seed(purpose: str, seed: int, epoch: int) -> int:
+def random_seed(purpose: str, seed: int, epoch: int) -> int:
+    """Say which seed an epoch draws from, for one purpose (``"order"``, ``"dropout"``)."""
     return int(digest({"purpose": purpose, "seed": seed, "epoch": epoch}), 16) % 2**63
 
 
@@ -303,8 +327,27 @@ def image_order(num_images: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
     >>> image_order(5, seed=0, epoch=1).tolist() == image_order(5, seed=0, epoch=2).tolist()
     False
     """
-    generator = torch.Generator().manual_seed(_random_seed("order", seed, epoch))
+    generator = torch.Generator().manual_seed(random_seed("order", seed, epoch))
     return torch.randperm(num_images, generator=generator).numpy()
+
+
+def epoch_batches(num_images: int, *, batch_size: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Divide an epoch's images into batches; an incomplete last one is dropped.
+
+    Args:
+        num_images: how many training images there are.
+        batch_size: B.
+        seed: of the trajectory.
+        epoch: counted from 1.
+
+    Returns:
+        Indices of the images, int64 (number of steps, B).
+
+    >>> epoch_batches(7, batch_size=3, seed=0, epoch=1).shape
+    (2, 3)
+    """
+    order = image_order(num_images, seed=seed, epoch=epoch)
+    return order[: num_images // batch_size * batch_size].reshape(-1, batch_size)
 
 
 # The optimiser's state ------------------------------------------------------------------------------------

@@ -556,7 +556,7 @@ def test_the_control_is_compared_pair_by_pair() -> None:
 
 
 def test_calls_and_letters_at_the_tolerance() -> None:
-    assert [scores._call(value, 0.25) for value in (-0.26, -0.25, 0.0, 0.25, 0.26)] == [
+    assert [scores.call_of(value, 0.25) for value in (-0.26, -0.25, 0.0, 0.25, 0.26)] == [
         "fragile",
         "robust",
         "robust",
