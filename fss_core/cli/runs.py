@@ -8,7 +8,7 @@ from datetime import datetime
 from fss_core.cli.printing import bars, print_json
 from fss_core.jobs import service
 from fss_core.jobs.board import OPEN_STATES, Board, Run
-from fss_core.jobs.requests import words
+from fss_core.jobs.kinds import words
 from fss_core.reports import columns
 from fss_core.store import Store
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from fss_core.specs import StoreError, canonical_json, digest
+from fss_core.jobs.requests import request_key
+from fss_core.specs import StoreError, canonical_json
 from fss_core.store import Store
 
 RunState = Literal["queued", "running", "cancelling", "cancelled", "failed", "done"]
@@ -136,7 +137,7 @@ class Board:
             StoreError: the index is damaged or cannot be written.
         """
         text = canonical_json(dict(request))
-        key = digest({"kind": kind, "request": json.loads(text)})
+        key = request_key(kind, json.loads(text))
         statement = (
             "INSERT INTO runs (key, kind, request, state, asked) VALUES (?, ?, ?, 'queued', ?)"
             " ON CONFLICT (key) DO UPDATE SET state = 'queued', asked = excluded.asked, started = NULL,"

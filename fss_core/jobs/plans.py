@@ -108,7 +108,7 @@ class _Planner:
 
     def _rate(self, work: Work, *, threads: int) -> Rate:
         shape = self.card.image_shape if self.card is not None else _typical(self.training.dataset)[0]
-        rate = self.rates.find(work, self.training.network, shape, self.machine.device_type, threads)
+        rate = self.rates.find(work, self.training.network, shape, self.request.spec.device_type, threads)
         self.bases.append(rate.basis)
         return rate
 

@@ -28,7 +28,7 @@ def num_gpus() -> int:
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
 
 
-def local_machine(num_workers: int | None = None, device_type: str = "cpu") -> Machine:
+def local_machine(num_workers: int | None = None) -> Machine:
     """Say how this machine's cores are shared out.
 
     On a CPU one worker a core measured fastest (ShuffleNet 1.6 times one worker with two threads, ResNet-50 1.1 times,
@@ -36,11 +36,9 @@ def local_machine(num_workers: int | None = None, device_type: str = "cpu") -> M
 
     Args:
         num_workers: at most one a core; by default one a core, or one a GPU where there are GPUs.
-        device_type: what tasks compute on.
     """
     cores = num_cores()
-    default = max(num_gpus(), 1) if device_type == "cuda" else cores
-    return Machine(device_type=device_type, cores=cores, workers=min(max(num_workers or default, 1), cores))
+    return Machine(cores=cores, workers=min(max(num_workers or num_gpus() or cores, 1), cores))
 
 
 class Pool:
@@ -74,7 +72,7 @@ class Pool:
             threads = self._client.nthreads()
             self.machine = Machine(cores=max(threads.values()), workers=len(threads))
             return
-        self.machine = local_machine(num_workers, "cuda" if num_gpus() else "cpu")
+        self.machine = local_machine(num_workers)
         threads = str(self.machine.cores)
         own = {
             # A task sets its number of threads itself; Dask's own default would keep a wide one to a single core.

@@ -43,12 +43,10 @@ class Machine:
     """Who would do the work.
 
     Attributes:
-        device_type: ``"cpu"``, ``"cuda"``, ``"mps"``.
         cores: processors that a wide task keeps busy.
         workers: tasks that are done side by side when they are not wide.
     """
 
-    device_type: str = "cpu"
     cores: int = 1
     workers: int = 1
 

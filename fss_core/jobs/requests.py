@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 from fss_core.specs import (
     CONTROL_FILTER,
@@ -11,14 +12,34 @@ from fss_core.specs import (
     SYNAPTIC_FILTERS,
     MeasurementSpec,
     digest,
-    from_json,
 )
 
-if TYPE_CHECKING:
-    from fss_core.jobs.board import Run
+
+class Request(Protocol):
+    """What every request can say of itself."""
+
+    @property
+    def kind(self) -> str:
+        """Which kind of run it asks for: a name in ``kinds.KINDS``."""
+
+    @property
+    def key(self) -> str:
+        """Names its run; the same as the board's."""
+
+    def to_json(self) -> dict[str, object]:
+        """Write it so that :func:`fss_core.specs.from_json` reads it back."""
+
+    def words(self) -> str:
+        """Say in one line what is asked for."""
+
 
 Part = Literal["layers", "whole", "control"]
 """Pieces of a measurement that are worth having by themselves, in the order in which they are measured."""
+
+
+def request_key(kind: str, request: Mapping[str, object]) -> str:
+    """Name a run: the SHA-256 of its kind and of what is asked for."""
+    return digest({"kind": kind, "request": request})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +61,14 @@ class MeasureRequest:
     factory: str | None = None
 
     @property
+    def kind(self) -> str:
+        """Which kind of run this asks for."""
+        return "measure"
+
+    @property
     def key(self) -> str:
         """Names the run; the same as the board's."""
-        return digest({"kind": "measure", "request": self.to_json()})
+        return request_key(self.kind, self.to_json())
 
     def to_json(self) -> dict[str, object]:
         """Write the request so that :func:`fss_core.specs.from_json` reads it back."""
@@ -74,11 +100,3 @@ class MeasureRequest:
                 *([f"{len(self.layers)} layers"] if self.layers is not None else []),
             ]
         )
-
-
-def words(run: Run) -> str:
-    """Say in one line what a run is for."""
-    try:
-        return from_json(MeasureRequest, run.request).words()
-    except ValueError:
-        return "a request that this version cannot read"

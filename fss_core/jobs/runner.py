@@ -18,13 +18,12 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from fss_core.jobs.board import Board, Run, Task
-from fss_core.jobs.plans import plan_measurement
+from fss_core.jobs.kinds import plan_run
 from fss_core.jobs.pool import Pool
 from fss_core.jobs.rates import Machine
-from fss_core.jobs.requests import MeasureRequest
 from fss_core.jobs.service import RUNNER_LEASE
 from fss_core.jobs.workers import Order
-from fss_core.specs import Cancelled, FssError, cache_dir, from_json
+from fss_core.specs import Cancelled, FssError, cache_dir
 from fss_core.store import LeaseHeldError, Store
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ class ActiveRun:
             FssError: what is left cannot be done.
             ValueError: the request asks for what cannot be.
         """
-        plan = plan_measurement(self._board.store, from_json(MeasureRequest, self.run.request), self._machine)
+        plan = plan_run(self._board.store, self.run, self._machine)
         ready = [task for task in plan.tasks if task.ready]
         if again := self._finished.intersection(task.name for task in ready):
             raise FssError(

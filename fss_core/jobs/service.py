@@ -16,9 +16,10 @@ from pathlib import Path
 
 from fss_core.flow import Progress
 from fss_core.jobs.board import OPEN_STATES, Board, Run, Task, TaskRow
-from fss_core.jobs.plans import Plan, plan_measurement
+from fss_core.jobs.kinds import plan_request
+from fss_core.jobs.plans import Plan
 from fss_core.jobs.rates import Machine, num_cores
-from fss_core.jobs.requests import MeasureRequest
+from fss_core.jobs.requests import Request
 from fss_core.specs import Cancelled, FssError, StoreError, cache_dir
 from fss_core.store import LeaseHeldError, Store
 
@@ -142,7 +143,7 @@ def in_words(seconds: float) -> str:
 # Asking ---------------------------------------------------------------------------------------------------
 
 
-def estimate(store: Store, request: MeasureRequest, *, workers: int | None = None) -> Plan:
+def estimate(store: Store, request: Request, *, workers: int | None = None) -> Plan:
     """Say what is left of a request, and how long it will take on this machine.
 
     Raises:
@@ -150,18 +151,16 @@ def estimate(store: Store, request: MeasureRequest, *, workers: int | None = Non
         ValueError: it asks for what cannot be.
     """
     cores = num_cores()
-    return plan_measurement(
-        store, request, Machine(device_type=request.spec.device_type, cores=cores, workers=workers or cores)
-    )
+    return plan_request(store, request, Machine(cores=cores, workers=workers or cores))
 
 
-def ask(store: Store, request: MeasureRequest) -> Run:
+def ask(store: Store, request: Request) -> Run:
     """Ask for a measurement, and see that somebody works on it.
 
     Returns:
         The run: a new one, or the one that is there already for the same request.
     """
-    run = Board(store).ask("measure", request.to_json())
+    run = Board(store).ask(request.kind, request.to_json())
     ensure_runner(store)
     return run
 
@@ -267,9 +266,7 @@ class _Overall:
         return tell
 
 
-def carry_out(
-    store: Store, request: MeasureRequest, *, on_progress: Callable[[Progress], None] | None = None
-) -> Run | None:
+def carry_out(store: Store, request: Request, *, on_progress: Callable[[Progress], None] | None = None) -> Run | None:
     """Do a request in this process, with all cores, where everybody can see it move.
 
     Args:
@@ -287,8 +284,8 @@ def carry_out(
     from fss_core.jobs.workers import Bench, Order
 
     board, bench = Board(store), Bench(store)
-    run = board.ask("measure", request.to_json())
-    machine = Machine(device_type=request.spec.device_type, cores=num_cores(), workers=1)
+    run = board.ask(request.kind, request.to_json())
+    machine = Machine(cores=num_cores(), workers=1)
 
     def order(task: Task, *, wait: bool) -> Order:
         return Order(
@@ -305,7 +302,7 @@ def carry_out(
             board.begin(run.key)
             try:
                 finished: set[str] = set()
-                while tasks := plan_measurement(store, request, machine).tasks:
+                while tasks := plan_request(store, request, machine).tasks:
                     board.put_tasks(run.key, tasks)
                     ready = [task for task in tasks if task.ready]
                     if finished.intersection(task.name for task in ready):
@@ -329,7 +326,7 @@ def carry_out(
 
 def follow(
     store: Store,
-    request: MeasureRequest,
+    request: Request,
     *,
     on_progress: Callable[[Progress], None],
     workers: int | None = None,
@@ -348,7 +345,7 @@ def follow(
     """
     board = Board(store)
     asked = all(run.key != request.key for run in board.open_runs())
-    run = board.ask("measure", request.to_json())
+    run = board.ask(request.kind, request.to_json())
     try:
         ended = follow_run(store, run, on_progress=on_progress, workers=workers)
     except KeyboardInterrupt:

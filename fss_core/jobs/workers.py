@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
 
-from fss_core.checkpoints import find_checkpoint, resolve_factory
-from fss_core.data import dataset_card, load_dataset
+from fss_core.checkpoints import resolve_factory
 from fss_core.flow import Flow, Progress
 from fss_core.jobs.board import Board, Task
-from fss_core.jobs.rates import PASSES_OF_CALIBRATION
-from fss_core.jobs.requests import MeasureRequest, Part
-from fss_core.measurement import Measurement
-from fss_core.specs import MeasurementSpec, StoreError, cache_dir, from_json
+from fss_core.jobs.kinds import Work, kind_of, read_request
+from fss_core.specs import StoreError, cache_dir
 from fss_core.store import LeaseHeldError, Store
 
 _SECONDS_BETWEEN_LOOKS = 0.3
@@ -33,7 +30,6 @@ class Order:
         run: key of the run.
         task: what to do.
         threads: cores to use.
-        device_index: which of several devices of a kind; ``None`` leaves the choice to torch.
         wait: wait for a layer that another process is busy with.
     """
 
@@ -42,7 +38,6 @@ class Order:
     run: str
     task: Task
     threads: int
-    device_index: int | None = None
     wait: bool = False
 
 
@@ -97,8 +92,8 @@ class Bench:
         """Begin with nothing on the bench."""
         self.board = Board(store)
         self._attention: Attention | None = None
-        self._measurement = lru_cache(maxsize=1)(self._make_measurement)
         self._flow = lru_cache(maxsize=1)(self._make_flow)
+        self._works: dict[str, Work] = {}
 
     def _make_flow(self, factory: str | None) -> Flow:
         return Flow(
@@ -107,12 +102,6 @@ class Bench:
             should_stop=lambda: self._attention is not None and self._attention.should_stop(),
             factory=None if factory is None else resolve_factory(factory),
         )
-
-    def _make_measurement(
-        self, spec: MeasurementSpec, layers: tuple[str, ...] | None, factory: str | None, weights: str | None
-    ) -> Measurement:
-        # Named by the weights: an epoch that was pruned and trained anew is another network.
-        return Measurement(self._flow(factory), spec, layers)
 
     def do(self, order: Order, *, on_progress: Callable[[Progress], None] | None = None) -> bool:
         """Do one task, and learn how fast it went.
@@ -132,13 +121,13 @@ class Bench:
 
         torch.set_num_threads(order.threads)
         run, task = self.board.get(order.run), order.task
-        request = from_json(MeasureRequest, run.request)
-        if order.device_index is not None and request.spec.device == "cuda":
-            request = replace(request, spec=replace(request.spec, device=f"cuda:{order.device_index}"))
+        request = read_request(run)
+        if run.kind not in self._works:
+            self._works = {run.kind: kind_of(run).make_work(self._flow)}  # what another kind kept is let go
         self._attention = Attention(self.board, run.key, task.name, on_progress)
         self.board.start_task(run.key, task.name)
         try:
-            units, seconds = self._execute(request, task, wait=order.wait)
+            units, seconds = self._works[run.kind].do(request, task, wait=order.wait)
         except LeaseHeldError:
             return False
         finally:
@@ -147,36 +136,6 @@ class Bench:
         if task.rate:
             self.board.add_rate(task.rate, units, seconds)
         return True
-
-    def _execute(self, request: MeasureRequest, task: Task, *, wait: bool) -> tuple[float, float]:
-        """Do a task; returns the work that it was, in units of its rate, and the seconds it took."""
-        stage, _, name = task.name.partition(":")
-        training = request.spec.training
-        started = time.perf_counter()
-        if stage == "data":
-            load_dataset(training.dataset)
-            return 0.0, 0.0
-        part = cast(Part, name if stage == "images" else stage if stage in request.parts() else "layers")
-        checkpoint = find_checkpoint(training, request.spec.epoch)
-        weights = None if checkpoint is None else checkpoint.sha256
-        layers = request.layers if part != "whole" else None
-        measurement = self._measurement(request.parts()[part], layers, request.factory, weights)
-        if stage == "train":
-            _ = measurement.checkpoint
-            return task.units, time.perf_counter() - started
-        if stage == "epsilon":
-            num_images = dataset_card(training.dataset).split_sizes["calibration"]
-            calibration = measurement.calibrate()
-            units = float(num_images * PASSES_OF_CALIBRATION * len(calibration.grid))
-            return units, time.perf_counter() - started
-        if stage == "images":
-            measurement.prepare()
-            return 0.0, 0.0
-        _ = measurement.measurer  # made once for all layers, so its time is not this layer's
-        started = time.perf_counter()
-        if measurement.measure_layers([name], wait=wait):
-            raise LeaseHeldError(f"{name} is being worked on by another process; wait for it, or try again later")
-        return task.units, time.perf_counter() - started
 
 
 @lru_cache(maxsize=1)
@@ -200,6 +159,19 @@ def do_order(order: Order) -> bool:
     if own != order.cache:
         raise StoreError(f"this worker's cache is {own}, not {order.cache}; start it with FSS_CACHE_DIR set to that")
     return _bench(order.directory).do(order)
+
+
+def worker_index() -> int | None:
+    """Say which of Dask's workers on this machine this process is; ``None`` in a process that is none."""
+    if "distributed" not in sys.modules:
+        return None
+    import distributed
+
+    try:
+        name = str(distributed.get_worker().name)
+    except ValueError:
+        return None
+    return int(name) if name.isdecimal() else None
 
 
 def warm_up() -> None:

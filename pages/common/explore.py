@@ -187,8 +187,8 @@ def _weights_map(picture: Picture, chosen: Choices, rows: Sequence[str]) -> None
     )
     st.html(
         '<p class="fss-quiet">Each cell is what filtering at that threshold does to accuracy; the average along a row '
-        "is the score. Under the pulse filter, each cell is a group of weights: blue where the network is better without "
-        "them, orange where it needs them.</p>"
+        "is the score. Under the pulse filter, each cell is a group of weights: blue where the network is better "
+        "without them, orange where it needs them.</p>"
     )
     downloads.figure_button(figure, "weights", "Which weights matter")
 

@@ -9,10 +9,11 @@ import streamlit as st
 from fss_core.imports import BrokenEntry, Entry, delete_imported, import_zip, list_imported
 from fss_core.jobs import service
 from fss_core.jobs.board import OPEN_STATES, Board
-from fss_core.jobs.requests import MeasureRequest
+from fss_core.jobs.kinds import read_request, words
+from fss_core.jobs.requests import MeasureRequest, Request
 from fss_core.jobs.service import RunProgress
 from fss_core.results import Disk, clear, disk_use, forget_result
-from fss_core.specs import FssError, from_json
+from fss_core.specs import FssError
 from fss_core.store import Store
 from pages.common import known
 from pages.common.choices import known_datasets
@@ -68,14 +69,13 @@ def _list_runs(store: Store, *, polling: bool) -> None:
 def _draw_run(store: Store, now: RunProgress) -> None:
     run = now.run
     try:
-        request = from_json(MeasureRequest, run.request)
-        words = request.words()
-    except ValueError:
-        request, words = None, "a request that this version cannot read"
+        request: Request | None = read_request(run)
+    except (FssError, ValueError):
+        request = None
     with st.container(border=True, key=f"run_{run.key[:12]}"):
         left, right = st.columns([4, 1.4], vertical_alignment="center")
         with left:
-            st.markdown(f"**{_STATES[run.state]}** · {plain(words)}")
+            st.markdown(f"**{_STATES[run.state]}** · {plain(words(run))}")
             if run.state in OPEN_STATES:
                 text = f"{now.share:.0%} · {now.stage}"
                 if now.detail:
@@ -95,19 +95,20 @@ def _draw_run(store: Store, now: RunProgress) -> None:
                     on_click=_do,
                     args=(Board(store).cancel, run.key),
                 )
-            elif request is not None:
-                st.page_link("app.py", label="Open", query_params=known.link_params(request.spec))
-                if run.state in ("failed", "cancelled"):
+            else:
+                if request is not None and run.state in ("failed", "cancelled"):
                     st.button("Retry", key=f"retry_{run.key}", on_click=_do, args=(service.ask, store, request))
-                st.button(
-                    "Delete result",
-                    key=f"delete_{run.key}",
-                    on_click=_do,
-                    args=(forget_result, store, request),
-                    help="Forgets what was measured, and strikes the run off this list. Checkpoints stay.",
-                )
-            if run.state not in OPEN_STATES and request is None:
-                st.button("Strike off", key=f"strike_{run.key}", on_click=_do, args=(Board(store).delete, run.key))
+                if isinstance(request, MeasureRequest):
+                    st.page_link("app.py", label="Open", query_params=known.link_params(request.spec))
+                    st.button(
+                        "Delete result",
+                        key=f"delete_{run.key}",
+                        on_click=_do,
+                        args=(forget_result, store, request),
+                        help="Forgets what was measured, and strikes the run off this list. Checkpoints stay.",
+                    )
+                else:
+                    st.button("Strike off", key=f"strike_{run.key}", on_click=_do, args=(Board(store).delete, run.key))
         with st.expander("Log", key=f"log_{run.key}"):
             for line in Board(store).log_lines(run.key):
                 st.text(f"{_clock(line.time)}  {line.text}")
