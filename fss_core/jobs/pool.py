@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -108,13 +110,18 @@ class Pool:
         )
 
     def kill(self, future: Future) -> None:
-        """End a task that does not listen, by restarting the worker it runs on."""
+        """End a task that does not listen, with the process it runs in; another process takes its place."""
         working = self._client.processing()
         addresses = [address for address, keys in working.items() if future.key in keys]
         future.cancel()
-        if addresses:
-            log.warning("restarting %s, whose task does not stop", ", ".join(addresses))
+        log.warning("ending %s, whose task does not stop", ", ".join(addresses) or "a worker")
+        if self._cluster is None:
             self._client.restart_workers(addresses, timeout=30, raise_for_error=False)
+            return
+        for nanny in self._cluster.workers.values():
+            if nanny.worker_address in addresses and nanny.pid:
+                with suppress(ProcessLookupError):
+                    os.kill(nanny.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Disconnect, and end the workers that were started here."""

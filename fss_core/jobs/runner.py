@@ -34,7 +34,7 @@ IDLE_SECONDS = 600.0
 """How long a runner without work keeps its workers warm."""
 
 _SECONDS_BETWEEN_ROUNDS = 0.1
-_GRACE_SECONDS = 2.0
+_GRACE_SECONDS = 1.5
 """How long a task may go on after its run was cancelled, before its worker is killed."""
 
 log = logging.getLogger(__name__)
@@ -233,31 +233,32 @@ class Runner:
 
     def _hand_out(self) -> None:
         """Keep the workers busy, taking turns between runs."""
-        if self._pool is None:
-            return
-        machine = self._pool.machine
-        under_way = [task for active in self._active.values() for task in active.under_way.values()]
-        for key in list(self._active):
-            if len(under_way) >= machine.workers or any(task.wide for task in under_way):
-                return
-            active = self._active[key]
-            task = active.next_task(alone=not under_way or not self._pool.is_local)
-            if task is None:
-                if active.waiting:
-                    return  # a wide task is next: let the workers run empty for it
-                continue
+        while self._pool is not None and (found := self._next_task(self._pool)) is not None:
+            active, task = found
+            machine = self._pool.machine
             order = Order(
                 directory=str(self.board.store.directory),
                 cache=str(cache_dir().absolute()),
-                run=key,
+                run=active.run.key,
                 task=task,
                 threads=machine.cores if task.wide else machine.threads,
                 wait=active.must_wait(task),
             )
             active.under_way[self._pool.submit(order)] = task
-            under_way.append(task)
             # Whoever had a turn goes to the end of the line.
-            self._active[key] = self._active.pop(key)
+            self._active[active.run.key] = self._active.pop(active.run.key)
+
+    def _next_task(self, pool: Pool) -> tuple[ActiveRun, Task] | None:
+        """Find the run whose turn it is, and its next task; ``None`` while nothing may start."""
+        under_way = [task for active in self._active.values() for task in active.under_way.values()]
+        if len(under_way) >= pool.machine.workers or any(task.wide and pool.is_local for task in under_way):
+            return None
+        for active in self._active.values():
+            if active.waiting:
+                # A wide task waits until the workers have run empty for it; nothing overtakes it.
+                task = active.next_task(alone=not under_way or not pool.is_local)
+                return None if task is None else (active, task)
+        return None
 
 
 def main() -> int:
