@@ -8,26 +8,9 @@ from fss_core.explore import Picture, find_picture, score_picture, version_of
 from fss_core.jobs.requests import MeasureRequest
 from fss_core.specs import FssError
 from fss_core.store import Store
-from pages.common import choices, explore, frame, progress, sidebar
+from pages.common import choices, explore, frame, links, progress, sidebar
 
-store = frame.begin("Explore")
-if "link_problem" not in st.session_state:
-    st.session_state["link_problem"] = choices.link_problem()
-sidebar.draw()
-try:
-    chosen = choices.read_choices()
-except ValueError as error:
-    sidebar.draw_scoring()
-    st.title("Explore")
-    st.error(frame.plain(str(error)))
-    st.stop()
-request = chosen.request
-run = progress.find_run(store, request)
-plan = progress.offer(store, request, run)
-sidebar.draw_scoring()
-
-explore.heading(request)
-progress.strip(store, request, run)
+PARAMS = choices.PARAMS | explore.PARAMS
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
@@ -36,18 +19,39 @@ def read_picture(_store: Store, _request: MeasureRequest, key: str, version: tup
     return find_picture(_store, _request)
 
 
-picture = None
-try:
-    picture = read_picture(store, request, request.key, version_of(store, request))
-except (FssError, ValueError) as error:
-    explore.unreadable(store, request, str(error))
-    st.stop()
-if picture is None:
-    explore.nothing_measured(store, request, plan, measuring=progress.is_open(run))
-    st.stop()
-try:
-    scores = score_picture(picture, chosen.score, simultaneous=chosen.simultaneous)
-except ValueError as error:
-    st.error(frame.plain(str(error)))
-    st.stop()
-explore.draw(store, picture, scores, chosen)
+def show(store: Store) -> None:
+    """Draw the page for what is chosen."""
+    sidebar.draw()
+    try:
+        chosen = choices.read_choices()
+    except ValueError as error:
+        sidebar.draw_scoring()
+        st.title("Explore", anchor=False)
+        st.error(frame.plain(str(error)))
+        return
+    request = chosen.request
+    run = progress.find_run(store, request)
+    plan = progress.offer(store, request, run)
+    sidebar.draw_scoring()
+    explore.heading(request)
+    progress.strip(store, request, run)
+    try:
+        picture = read_picture(store, request, request.key, version_of(store, request))
+    except (FssError, ValueError) as error:
+        explore.unreadable(store, request, str(error))
+        return
+    if picture is None:
+        explore.nothing_measured(store, request, plan, measuring=progress.is_open(run))
+        return
+    try:
+        scores = score_picture(picture, chosen.score, simultaneous=chosen.simultaneous)
+    except ValueError as error:
+        st.error(frame.plain(str(error)))
+        return
+    explore.draw(store, picture, scores, chosen)
+
+
+store = frame.begin("Explore")
+links.seed(PARAMS)
+show(store)
+links.write(PARAMS)

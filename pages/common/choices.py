@@ -1,7 +1,4 @@
-"""What the address of a page says, and the specifications that follow from it.
-
-Every control is bound to a query parameter of its own key, so that a link is a view. Opening one never starts work.
-"""
+"""What is chosen in the side bar, and the specifications that follow from it."""
 
 from __future__ import annotations
 
@@ -11,42 +8,25 @@ import streamlit as st
 
 from fss_core.data import DATASETS, EMBEDDED, list_datasets
 from fss_core.imports import Entry, imported, published
+from fss_core.jobs.pool import num_gpus
 from fss_core.jobs.requests import MeasureRequest
 from fss_core.specs import (
     DEFAULT_IMAGES,
+    LARGEST_NUM_THRESHOLDS,
     NETWORKS,
     FssError,
     MeasurementSpec,
     ResponseSpec,
     ScoreSpec,
     TrainingSpec,
-    UnknownNameError,
-    choose,
 )
-
-DEFAULTS: dict[str, object] = {
-    "network": "shufflenet_v2_x1_0",
-    "dataset": EMBEDDED,
-    "epoch": 3,
-    "init": 0,
-    "images": DEFAULT_IMAGES,
-    "thresholds": 25,
-    "attack": "fgsm",
-    "mode": "frozen",
-    "epsilon": "",
-    "whole": True,
-    "control": True,
-    "reference": "unfiltered",
-    "normalise": "chance",
-    "integration": "trapezoid",
-    "tolerance": 0.05,
-    "level": 0.95,
-    "together": False,
-}
-"""What each control of the side bar is set to when the address does not say."""
+from pages.common.links import Param
 
 THRESHOLDS = (5, 7, 9, 13, 25, 49)
 LEVELS = (0.8, 0.9, 0.95, 0.99)
+REFERENCES = {"unfiltered": "The unfiltered network", "retained": "Fraction of weights kept"}
+NORMALISATIONS = {"chance": "Accuracy above chance", "p0": "Relative accuracy", "none": "Accuracy points"}
+INTEGRATIONS = {"trapezoid": "Trapezoid", "simpson": "Simpson"}
 ATTACKS = {"fgsm": "FGSM", "pgd": "PGD"}
 MODES = {"frozen": "Frozen: attack the unfiltered network once", "adaptive": "Adaptive: attack every filtered network"}
 
@@ -91,30 +71,32 @@ def known_networks() -> dict[str, str]:
     return titles
 
 
-def link_problem() -> str:
-    """Say what the address asks for that is not there; empty if it can be shown.
-
-    Controls fall back to their defaults where the address makes no sense to them, and a default is another view than
-    the one that was linked to.
-    """
-    for key, known, what in (
-        ("network", known_networks(), "network"),
-        ("dataset", known_datasets(), "data set"),
-        ("attack", ATTACKS, "attack"),
-        ("mode", MODES, "attack mode"),
-    ):
-        asked = st.query_params.get(key)
-        if asked is not None:
-            try:
-                choose(asked[:60], known, what=what)
-            except UnknownNameError as error:
-                remedy = "; register it with `fss data add NAME PATH` to open this link" if key == "dataset" else ""
-                return f"This link names what is not here: {error}{remedy}."
-    for key, low, high in (("epoch", 0, 1_000_000), ("init", 0, 1_000_000), ("images", 1, 100_000)):
-        asked = st.query_params.get(key)
-        if asked is not None and not (asked.isdecimal() and low <= int(asked) <= high):
-            return f"This link asks for {key} = {asked[:40]!r}; it must be a whole number from {low} to {high}."
-    return ""
+PARAMS: dict[str, Param] = {
+    "network": Param(default="shufflenet_v2_x1_0", what="network", known=known_networks),
+    "dataset": Param(
+        default=EMBEDDED,
+        what="data set",
+        known=known_datasets,
+        remedy=" (register it with `fss data add NAME PATH` to open this link)",
+    ),
+    "epoch": Param(default=3, what="epoch", bounds=(0, 1_000_000)),
+    "init": Param(default=0, what="initialisation", bounds=(0, 1_000_000)),
+    "images": Param(default=DEFAULT_IMAGES, what="number of images", bounds=(1, 100_000)),
+    "thresholds": Param(default=25, what="number of thresholds", bounds=(2, LARGEST_NUM_THRESHOLDS)),
+    "attack": Param(default="fgsm", what="attack", known=lambda: ATTACKS),
+    "mode": Param(default="frozen", what="attack mode", known=lambda: MODES),
+    "epsilon": Param(default="", what="ε"),
+    "device": Param(default="cpu", what="device", known=lambda: ("cpu", "cuda") if num_gpus() else ("cpu",)),
+    "whole": Param(default=True, what="whole-network row"),
+    "control": Param(default=True, what="random control"),
+    "reference": Param(default="unfiltered", what="reference", known=lambda: REFERENCES),
+    "normalise": Param(default="chance", what="normalisation", known=lambda: NORMALISATIONS),
+    "integration": Param(default="trapezoid", what="integration", known=lambda: INTEGRATIONS),
+    "tolerance": Param(default=0.05, what="tolerance η", bounds=(0.0, 0.3)),
+    "level": Param(default=0.95, what="level", bounds=(0.5, 0.999)),
+    "together": Param(default=False, what="all intervals together"),
+}
+"""What the side bar says, as it stands in the address of every view."""
 
 
 def parse_epsilon(text: str) -> float | None:
@@ -144,7 +126,7 @@ def read_choices() -> Choices:
     Raises:
         ValueError: they say what cannot be.
     """
-    chosen = {key: st.session_state.get(key, default) for key, default in DEFAULTS.items()}
+    chosen = {key: st.session_state.get(key, param.default) for key, param in PARAMS.items()}
     spec = MeasurementSpec(
         training=TrainingSpec(network=chosen["network"], dataset=chosen["dataset"], seed=int(chosen["init"])),
         epoch=int(chosen["epoch"]),
@@ -153,7 +135,7 @@ def read_choices() -> Choices:
         attack_mode=chosen["mode"],
         epsilon=parse_epsilon(chosen["epsilon"] or ""),
         response=ResponseSpec(num_thresholds=int(chosen["thresholds"])),
-        device=st.session_state.get("device", "cpu"),
+        device=chosen["device"],
     )
     score = ScoreSpec(
         reference=chosen["reference"],

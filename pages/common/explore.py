@@ -13,11 +13,12 @@ from fss_core.jobs import service
 from fss_core.jobs.plans import Plan
 from fss_core.jobs.requests import MeasureRequest
 from fss_core.scores import KINDS, Kind
-from fss_core.specs import CONTROL_FILTER, GLOBAL_LAYER, NETWORKS, FssError
+from fss_core.specs import CONTROL_FILTER, GLOBAL_LAYER, LARGEST_NUM_THRESHOLDS, NETWORKS, FssError
 from fss_core.store import Store
-from pages.common import downloads, known, tiles
+from pages.common import downloads, known, links, tiles
 from pages.common.choices import Choices, known_datasets
 from pages.common.frame import escaped, is_dark, plain, shown_errors
+from pages.common.links import Param
 from pages.common.progress import estimate_words
 
 FILTERS = {
@@ -29,7 +30,17 @@ FILTERS = {
 }
 KIND_TITLES: dict[Kind, str] = {"clean": "Clean", "adversarial": "Adversarial", "difference": "Difference"}
 MAPS = {"scores": "Scores by filter", "weights": "Which weights matter"}
-_BOUND = {"bind": "query-params"}
+
+PARAMS: dict[str, Param] = {
+    "map": Param(default="scores", what="heatmap", known=lambda: MAPS),
+    "map_filter": Param(default="pulse", what="filter of the heatmap", known=lambda: FILTERS),
+    "map_kind": Param(default="adversarial", what="score of the heatmap", known=lambda: KINDS),
+    "layer": Param(default=None, what="layer"),
+    "filter": Param(default="high_pass", what="filter", known=lambda: FILTERS),
+    "kind": Param(default="adversarial", what="score", known=lambda: KINDS),
+    "k": Param(default=None, what="threshold k", bounds=(0, LARGEST_NUM_THRESHOLDS)),
+}
+"""What the Explore view adds to the side bar's parameters."""
 
 WHAT_IT_IS = (
     "Take a trained network, set some of the weights of one layer to zero, and look at what is left of its accuracy, "
@@ -44,10 +55,10 @@ def heading(request: MeasureRequest) -> None:
     title = known_datasets().get(training.dataset, training.dataset)
     network = NETWORKS.get(training.network, training.network)
     st.title(f"{plain(network)} on {plain(title)}, epoch {request.spec.epoch}", anchor=False)
-    if problem := st.session_state.get("link_problem"):
+    if problem := links.problem():
         left, right = st.columns([6, 1], vertical_alignment="center")
-        left.warning(f"{plain(problem)} Another view is shown.")
-        right.button("Dismiss", key="dismiss", on_click=lambda: st.session_state.update(link_problem=""))
+        left.warning(f"This link asks for what is not here: {plain(problem)}. What it does not say right is as usual.")
+        right.button("Dismiss", key="dismiss", on_click=links.dismiss_problem)
 
 
 # Without a picture ----------------------------------------------------------------------------------------
@@ -121,10 +132,8 @@ def _heatmaps(picture: Picture, scores: PictureScores, chosen: Choices, rows: Se
         list(MAPS),
         format_func=MAPS.__getitem__,
         key="map",
-        default="scores",
         required=True,
         label_visibility="collapsed",
-        **_BOUND,
     )
     if shown == "weights":
         _weights_map(picture, chosen, rows)
@@ -170,10 +179,8 @@ def _weights_map(picture: Picture, chosen: Choices, rows: Sequence[str]) -> None
         [own for own in FILTERS if own != CONTROL_FILTER],
         format_func=FILTERS.__getitem__,
         key="map_filter",
-        index=2,
-        **_BOUND,
     )
-    kind = right.selectbox("Score", list(KINDS), format_func=KIND_TITLES.__getitem__, key="map_kind", index=1, **_BOUND)
+    kind = right.selectbox("Score", list(KINDS), format_func=KIND_TITLES.__getitem__, key="map_kind")
     layers = [own for own in rows if own != GLOBAL_LAYER]
     found = summaries.threshold_map(picture.layers.responses, name, cast(Kind, kind), chosen.score, layers)
     figure = figures.threshold_heatmap(found, dark=is_dark(), threshold_index=st.session_state.get("k"))
@@ -197,23 +204,26 @@ def _weights_map(picture: Picture, chosen: Choices, rows: Sequence[str]) -> None
 
 
 def _drilldown(store: Store, picture: Picture, scores: PictureScores, chosen: Choices, measured: Sequence[str]) -> None:
-    if st.session_state.get("layer") not in measured:
-        st.session_state.pop("layer", None)
+    asked = st.session_state.get("layer", measured[0])
+    if asked not in measured:
+        why = "is not measured yet" if asked in picture.rows else "does not exist here"
+        st.caption(f"Layer {plain(str(asked))} {why}; another is shown.")
+        st.session_state["layer"] = measured[0]
     one, two, three = st.columns([3, 2, 2])
-    layer = one.selectbox("Layer", measured, key="layer", format_func=_short, **_BOUND)
+    layer = one.selectbox("Layer", measured, key="layer", format_func=_short)
     responses = picture.responses_of(layer)
     assert responses is not None
     have = {row.filter for row in responses.rows}
     filters = [name for name in FILTERS if name in have or name == "mean"]
-    if st.session_state.get("filter") not in filters:
-        st.session_state.pop("filter", None)
-    name = two.selectbox("Filter", filters, key="filter", format_func=FILTERS.__getitem__, **_BOUND)
-    three.selectbox("Score", list(KINDS), key="kind", index=1, format_func=KIND_TITLES.__getitem__, **_BOUND)
+    if st.session_state["filter"] not in filters:
+        st.session_state["filter"] = filters[0]
+    name = two.selectbox("Filter", filters, key="filter", format_func=FILTERS.__getitem__)
+    three.selectbox("Score", list(KINDS), key="kind", format_func=KIND_TITLES.__getitem__)
     _cell_words(picture, scores, chosen, layer, name)
     last = responses.spec.num_thresholds - 1
-    if not 0 <= st.session_state.get("k", 0) <= last:
-        st.session_state.pop("k", None)
-    k = st.slider("Threshold, from the smallest weight (0) to the largest", 0, last, last // 2, key="k", **_BOUND)
+    if not 0 <= st.session_state.get("k", -1) <= last:
+        st.session_state["k"] = last // 2
+    k = st.slider("Threshold, from the smallest weight (0) to the largest", 0, last, key="k")
     curves = summaries.response_curves(responses, layer, name, chosen.score)
     figure = figures.response_figure(
         curves, summaries.control_band(responses, layer), dark=is_dark(), threshold_index=k

@@ -12,6 +12,7 @@ import streamlit as st
 from fss_core.jobs import service
 from fss_core.specs import FssError
 from fss_core.store import Store
+from pages.common import links
 
 VIEWS = (("app.py", "Explore"), ("pages/runs.py", "Runs"))
 """The views, in the order of a first visit; a new one is a file in ``pages/`` and a line here."""
@@ -54,7 +55,7 @@ def begin(title: str) -> Store:
         st.markdown("**Filtering Score Studio**")
         with st.container(horizontal=True, gap="small"):
             for path, label in VIEWS:
-                st.page_link(path, label=label)
+                st.page_link(path, label=label, query_params=links.last_view())
     store = _store()
     with shown_errors():
         service.keep_going(store)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import streamlit as st
 
 from fss_core.data import dataset_state
 from fss_core.jobs.pool import num_gpus
 from fss_core.specs import FssError
-from pages.common.choices import ATTACKS, DEFAULTS, LEVELS, MODES, THRESHOLDS, known_datasets, known_networks
+from pages.common.choices import (
+    ATTACKS,
+    INTEGRATIONS,
+    LEVELS,
+    MODES,
+    NORMALISATIONS,
+    REFERENCES,
+    THRESHOLDS,
+    known_datasets,
+    known_networks,
+)
 
-_BOUND: dict[str, Any] = {"bind": "query-params"}
 _HELP = {
     "epoch": "Which checkpoint of the training: 0 is untrained. One that is not there yet is trained by Measure.",
     "init": "The seed of the initial weights and of the order of the images: another one is another network.",
@@ -36,100 +45,42 @@ def draw() -> None:
     """Draw the controls; what they say is read by ``choices.read_choices``."""
     datasets, networks = known_datasets(), known_networks()
     with st.sidebar:
-        st.selectbox(
-            "Network",
-            list(networks),
-            format_func=lambda name: networks[name],
-            key="network",
-            index=list(networks).index(str(DEFAULTS["network"])),
-            **_BOUND,
-        )
-        st.selectbox(
-            "Data set",
-            list(datasets),
-            format_func=lambda name: datasets[name],
-            key="dataset",
-            index=list(datasets).index(str(DEFAULTS["dataset"])),
-            **_BOUND,
-        )
+        _choose("Network", "network", networks)
+        _choose("Data set", "dataset", datasets)
         _dataset_note()
         left, right = st.columns(2)
-        left.number_input("Epoch", 0, 1_000_000, int(DEFAULTS["epoch"]), key="epoch", help=_HELP["epoch"], **_BOUND)
-        right.number_input(
-            "Initialisation", 0, 1_000_000, int(DEFAULTS["init"]), key="init", help=_HELP["init"], **_BOUND
-        )
-        left.number_input(
-            "Images n", 1, 100_000, int(DEFAULTS["images"]), step=50, key="images", help=_HELP["images"], **_BOUND
-        )
-        right.selectbox(
-            "Thresholds",
-            THRESHOLDS,
-            index=THRESHOLDS.index(int(DEFAULTS["thresholds"])),
-            key="thresholds",
-            help=_HELP["thresholds"],
-            **_BOUND,
-        )
-        left.selectbox("Attack", list(ATTACKS), format_func=ATTACKS.__getitem__, key="attack", **_BOUND)
-        right.text_input(
-            "ε (pixels)", "", max_chars=12, placeholder="calibrated", key="epsilon", help=_HELP["epsilon"], **_BOUND
-        )
-        st.selectbox(
-            "Attack mode", list(MODES), format_func=MODES.__getitem__, key="mode", help=_HELP["mode"], **_BOUND
-        )
-        st.toggle("Whole network as a row", bool(DEFAULTS["whole"]), key="whole", help=_HELP["whole"], **_BOUND)
-        st.toggle("Random control", bool(DEFAULTS["control"]), key="control", help=_HELP["control"], **_BOUND)
+        left.number_input("Epoch", 0, 1_000_000, key="epoch", help=_HELP["epoch"])
+        right.number_input("Initialisation", 0, 1_000_000, key="init", help=_HELP["init"])
+        left.number_input("Images n", 1, 100_000, step=50, key="images", help=_HELP["images"])
+        numbers = sorted({*THRESHOLDS, st.session_state["thresholds"]})
+        right.selectbox("Thresholds", numbers, key="thresholds", help=_HELP["thresholds"])
+        with left:
+            _choose("Attack", "attack", ATTACKS)
+        right.text_input("ε (pixels)", max_chars=12, placeholder="calibrated", key="epsilon", help=_HELP["epsilon"])
+        _choose("Attack mode", "mode", MODES)
+        st.toggle("Whole network as a row", key="whole", help=_HELP["whole"])
+        st.toggle("Random control", key="control", help=_HELP["control"])
         if num_gpus():
-            st.selectbox("Device", ["cuda", "cpu"], key="device", **_BOUND)
+            st.selectbox("Device", ["cpu", "cuda"], key="device")
 
 
 def draw_scoring() -> None:
     """Draw how results are scored: these controls re-label what is stored, at once."""
     with st.sidebar:
         st.markdown("**Scoring** · re-labels at once")
-        st.slider(
-            "Tolerance η",
-            0.0,
-            0.3,
-            float(DEFAULTS["tolerance"]),
-            0.005,
-            format="%.3f",
-            key="tolerance",
-            help=_HELP["tolerance"],
-            **_BOUND,
-        )
-        st.selectbox(
-            "Reference",
-            ["unfiltered", "retained"],
-            key="reference",
-            help=_HELP["reference"],
-            **_BOUND,
-            format_func={"unfiltered": "The unfiltered network", "retained": "Fraction of weights kept"}.__getitem__,
-        )
-        st.selectbox(
-            "Normalise",
-            ["chance", "p0", "none"],
-            key="normalise",
-            help=_HELP["normalise"],
-            **_BOUND,
-            format_func={
-                "chance": "Accuracy above chance",
-                "p0": "Relative accuracy",
-                "none": "Accuracy points",
-            }.__getitem__,
-        )
+        st.slider("Tolerance η", 0.0, 0.3, step=0.005, format="%.3f", key="tolerance", help=_HELP["tolerance"])
+        _choose("Reference", "reference", REFERENCES)
+        _choose("Normalise", "normalise", NORMALISATIONS)
         left, right = st.columns(2)
-        left.selectbox("Integration", ["trapezoid", "simpson"], key="integration", format_func=str.capitalize, **_BOUND)
-        right.selectbox(
-            "Level",
-            LEVELS,
-            index=LEVELS.index(float(DEFAULTS["level"])),
-            key="level",
-            format_func=lambda level: f"{level:.0%}",
-            **_BOUND,
-        )
-        st.toggle(
-            "All intervals together", bool(DEFAULTS["together"]), key="together", help=_HELP["together"], **_BOUND
-        )
+        with left:
+            _choose("Integration", "integration", INTEGRATIONS)
+        levels = sorted({*LEVELS, st.session_state["level"]})
+        right.selectbox("Level", levels, key="level", format_func=lambda level: f"{100 * level:g}%")
+        st.toggle("All intervals together", key="together", help=_HELP["together"])
+
+
+def _choose(label: str, key: str, titles: Mapping[str, str]) -> None:
+    st.selectbox(label, list(titles), format_func=lambda name: titles.get(name, name), key=key, help=_HELP.get(key))
 
 
 def _dataset_note() -> None:

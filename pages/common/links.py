@@ -1,0 +1,120 @@
+"""A view is an address: controls take their values from it, and write them back.
+
+Values stand in the address under the controls' own keys, as names that do not change with what is shown on screen. What
+is as it would be anyway is left out. Opening an address never starts work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+import streamlit as st
+
+from fss_core.specs import UnknownNameError, choose
+
+Value = str | int | float | bool
+
+_SEEN, _PROBLEM, _VIEW = "link_seen", "link_problem", "link_view"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Param:
+    """One value of a view that stands in its address.
+
+    Attributes:
+        default: what it is when the address does not say; decides its type. ``None`` for a name that depends on what
+            is looked at: it is written whenever it is known.
+        what: what it is, for messages.
+        known: lists the names it may have.
+        bounds: smallest and largest value of a number.
+        remedy: what to do about a name that is not known.
+    """
+
+    default: Value | None
+    what: str
+    known: Callable[[], Collection[str]] | None = None
+    bounds: tuple[float, float] | None = None
+    remedy: str = ""
+
+    def parse(self, text: str) -> Value:
+        """Read a value from an address.
+
+        Raises:
+            ValueError: it makes no sense here; the text says why.
+        """
+        if self.known is not None:
+            try:
+                return choose(text[:60], self.known(), what=self.what)
+            except UnknownNameError as error:
+                raise ValueError(f"{error}{self.remedy}") from error
+        if isinstance(self.default, bool):
+            if text not in ("0", "1"):
+                raise ValueError(f"{self.what} must be 0 or 1, got {text[:40]!r}")
+            return text == "1"
+        if self.bounds is None:
+            return text[:200]
+        low, high = self.bounds
+        try:
+            value = float(text) if isinstance(self.default, float) else int(text)
+        except ValueError:
+            raise ValueError(f"{self.what} must be a number from {low:g} to {high:g}, got {text[:40]!r}") from None
+        if not low <= value <= high:
+            raise ValueError(f"{self.what} must lie from {low:g} to {high:g}, got {text[:40]!r}")
+        return value
+
+    def write(self, value: object) -> str:
+        """Write a value as an address has it."""
+        return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def seed(params: Mapping[str, Param]) -> None:
+    """Give the controls the values of the address, if it is another than the one that was written last.
+
+    A control that was not drawn for a while has been forgotten, and gets its value back from there, too.
+    """
+    now = st.query_params.to_dict()
+    is_new = now != st.session_state.get(_SEEN)
+    problems = []
+    for key, param in params.items():
+        if not is_new and key in st.session_state:
+            continue
+        st.session_state.pop(key, None)
+        if param.default is not None:
+            st.session_state[key] = param.default
+        if key in now:
+            try:
+                st.session_state[key] = param.parse(now[key])
+            except ValueError as error:
+                problems.append(str(error))
+    if is_new:
+        st.session_state[_SEEN] = now
+        st.session_state[_PROBLEM] = "; ".join(problems)
+
+
+def write(params: Mapping[str, Param]) -> None:
+    """Write the values of the controls into the address."""
+    view = {
+        key: param.write(st.session_state[key])
+        for key, param in params.items()
+        if key in st.session_state and st.session_state[key] is not None and st.session_state[key] != param.default
+    }
+    if view != st.query_params.to_dict():
+        st.query_params.from_dict(view)
+    st.session_state[_SEEN] = view
+    st.session_state[_VIEW] = view
+
+
+def problem() -> str:
+    """Say what the address asks for that is not here; empty if it can be shown."""
+    return str(st.session_state.get(_PROBLEM, ""))
+
+
+def dismiss_problem() -> None:
+    """Stop saying it."""
+    st.session_state[_PROBLEM] = ""
+
+
+def last_view() -> dict[str, str]:
+    """The address of the view that was shown last, to come back to it."""
+    return dict(st.session_state.get(_VIEW, {}))
