@@ -55,9 +55,10 @@ class Picture:
     def is_complete(self) -> bool:
         """Whether everything that was asked for is measured."""
         control = len(self.control.layers) if self.control is not None else 0
+        whole = self.request.parts().get("whole")
         return (
             not self.layers.missing
-            and (self.whole is not None or not self.request.whole)
+            and (whole is None or (self.whole is not None and self.whole.spec.response == whole.response))
             and (control == len(self.layers.responses.layers) or not self.request.control)
         )
 
@@ -96,7 +97,7 @@ def find_picture(store: Store, request: MeasureRequest) -> Picture | None:
         if layers is not None:
             control = find_measured(store, parts["control"]) if "control" in parts else None
             whole = find_measured(store, parts["whole"]) if "whole" in parts else None
-            if whole is None and "whole" in parts and request.control:
+            if whole is not None and not whole.responses.layers and request.control:
                 # While the whole network's control is not there, its other filters may be.
                 whole = find_measured(
                     store,

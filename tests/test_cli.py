@@ -20,6 +20,7 @@ import pytest
 
 from fss_core.cli import main
 from fss_core.cli.arguments import epsilon as epsilon_of
+from fss_core.jobs import service
 from fss_core.measurement import Measurement
 from fss_core.specs import CalibrationError
 
@@ -573,6 +574,63 @@ def test_help(fss: Fss, arguments: list[str]) -> None:
 )
 def test_epsilon_is_read_as_a_number_or_as_a_fraction(text: str, epsilon: float) -> None:
     assert epsilon_of(text) == epsilon
+
+
+# Runs -----------------------------------------------------------------------------------------------------
+
+
+def test_there_are_no_runs_at_first(empty_cache: Path, fss: Fss) -> None:
+    assert fss("runs", "list").out.startswith("Nothing was asked for yet.")
+    assert fss("runs", "list", "--json").json == []
+    assert fss("runs", "resume").out == "Nothing is left to do.\n"
+    assert "no run with a key that starts with 'abc'" in refused(fss("runs", "log", "abc"), 1)
+
+
+def test_what_score_measures_is_a_run(cache: Path, fss: Fss) -> None:
+    assert fss(*MORE).code == 0
+    (run,) = [own for own in fss("runs", "list", "--json").json if own["run"]["request"]["spec"]["num_images"] == 115]
+    assert (run["run"]["state"], run["share"]) == ("done", 1.0)
+    heading, first, *_ = fss("runs", "list").out.splitlines()
+    assert heading.split()[:3] == ["key", "state", "done"]
+    assert first.startswith(run["run"]["key"][:8] + "  done")
+    assert "115 images, 5 thresholds" in first
+    lines = fss("runs", "log", run["run"]["key"][:10]).out.splitlines()
+    assert [line.rpartition("  ")[2] for line in lines] == ["asked for", "done"]
+
+
+def test_a_run_can_be_cancelled_and_retried(cache: Path, fss: Fss, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Measurement, "prepare", interrupt)
+        assert fss(*MORE).code == 130
+    (key,) = [own["run"]["key"] for own in fss("runs", "list", "--json").json if own["run"]["state"] == "cancelled"]
+    assert fss("runs", "cancel", key[:8]).out.startswith(f"{key[:8]}  cancelled")  # already: nothing happens
+
+
+@pytest.fixture
+def ended_runners() -> Iterator[None]:
+    """End the runners that were started from this process; their parent lives on."""
+    yield
+    for process, _ in service._runners.values():
+        process.terminate()
+        process.wait(60)
+    service._runners.clear()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ended_runners")
+def test_workers_measure_what_this_process_would(cache: Path, fss: Fss, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in bars.environment(cache).items():
+        monkeypatch.setenv(name, value)
+    done = fss(*MORE, "--workers", "2", "--json")
+    assert done.code == 0, done.err
+    assert fss(*MORE, "--refresh", "--json").json == done.json
+    key = fss("runs", "list", "--json").json[0]["run"]["key"]
+    retried = fss("runs", "retry", key[:8])
+    assert (retried.code, retried.out.split()[1]) == (0, "done")
+    assert fss("runs", "resume").out == "Nothing is left to do.\n"
 
 
 # Processes ------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ the letter: whole numbers, since those are sent in half the bytes."""
 _HATCH_OPACITY = 0.35
 _EDGE = -_CELL // 2
 
-_TOP, _BOTTOM = 44, 58
+_TOP, _BOTTOM = 44, 74
 
 
 def score_heatmap(grid: ScoreGrid, *, dark: bool = False, selected: tuple[str, Kind, str] | None = None) -> go.Figure:

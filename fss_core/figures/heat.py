@@ -85,7 +85,7 @@ def heat(
             "tickfont": {"size": 11, "color": colours.muted},
             "outlinewidth": 0,
             "title": {
-                "text": f"fragile ← 0 → antifragile   ({_UNITS[normalise]})",
+                "text": f"fragile ← 0 → antifragile<br>{_UNITS[normalise]}",
                 "side": "bottom",
                 "font": {"size": 11, "color": colours.muted},
             },

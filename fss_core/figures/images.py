@@ -18,11 +18,11 @@ from fss_core.summaries import ChangedImages
 _PER_ROW = {2: 4, 1: 6}
 """Images in a row: with an adversarial version beside them, and without."""
 
-_SIDE, _GAP, _CAPTION, _HEADING = 96, 4, 54, 18
+_SIDE, _GAP, _CAPTION, _HEADING = 72, 4, 72, 18
 """Pixels: of an image, between clean and adversarial, and of the height of a caption and of the headings."""
 
 _WIDTH = 4 * (2 * _SIDE + _GAP + 20)
-"""Pixels, of the whole figure; a narrower page makes the images smaller."""
+"""Pixels, of the whole figure; a narrower page makes images and room for captions smaller."""
 
 _CORNER: dict[str, Any] = {"xanchor": "left", "yanchor": "top", "align": "left", "showarrow": False, "borderpad": 0}
 
@@ -99,6 +99,8 @@ def images_figure(
 
 def images_alt(changed: ChangedImages) -> str:
     """Say what the images show, in a sentence."""
+    if not changed.num_changed:
+        return f"No prediction changes there, of {changed.num_images} images, clean or adversarial."
     parts = [
         f"{kind}: {own.lost} from right to wrong, {own.gained} from wrong to right, {own.otherwise} otherwise"
         for kind, own in (("clean", changed.clean), ("adversarial", changed.adversarial))

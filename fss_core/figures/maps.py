@@ -11,7 +11,7 @@ from fss_core.figures.heat import ROW_HEIGHT, heat, left_margin, pale_ground, ro
 from fss_core.figures.style import empty_figure, palette, plain, small
 from fss_core.summaries import ThresholdMap, filter_title, layer_title
 
-_TOP, _BOTTOM, _AXIS = 28, 100, 42
+_TOP, _BOTTOM, _AXIS = 28, 116, 42
 """Pixels: above the cells, below them, and the part of that which the axis takes."""
 
 
@@ -42,7 +42,7 @@ def threshold_heatmap(found: ThresholdMap, *, dark: bool = False, threshold_inde
         ticktext=[f"{t:g}" for t in ticks],
         ticks="outside",
         ticklen=3,
-        title_text="threshold position t (0: the layer’s smallest weight, 1: its largest)",
+        title_text="threshold position t (0: smallest weight, 1: largest)",
     )
     rows = np.arange(num_layers)
     figure.update_yaxes(

@@ -224,7 +224,10 @@ def _describe_layer(name: str, responses: Sequence[Responses]) -> str:
     words = f"<b>{layer_title(name)}</b>"
     measured = [layer for own in responses for layer in own.layers if layer.facts.name == name]
     if measured:
-        words += f", {_kind_title(measured[0].facts.kind)}"
+        facts = measured[0].facts
+        words += f", {_kind_title(facts.kind)}"
+        if facts.num_live < facts.num_weights:
+            words += f"<br>{1 - facts.num_live / facts.num_weights:.1%} of {facts.num_weights:,} weights are dead"
         shares = [layer.zero_gradient_share for layer in measured if layer.zero_gradient_share is not None]
         if shares:
             words += f"<br>attack without gradient: {shares[0]:.1%} of filtered networks and images"

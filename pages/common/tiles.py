@@ -17,6 +17,13 @@ _ORIGINS = {
 }
 
 
+_ACCURACY = "Share of the probe images that the unfiltered network gets right, with Wilson's interval."
+_CALLS = (
+    "By the mean score of high-pass, low-pass and pulse. Fragile: below −η; robust: within ±η; antifragile: above η. "
+    "Decided: the whole interval has that call; leaning: it has not."
+)
+
+
 def draw(picture: Picture, scores: PictureScores) -> None:
     """Draw the tiles, and what a reader must know first."""
     responses = picture.layers.responses
@@ -25,30 +32,39 @@ def draw(picture: Picture, scores: PictureScores) -> None:
     dead = summaries.dead_share(responses)
     counts = summaries.count_calls(scores.layers)
     tiles = [
-        _tile("Clean accuracy", *_accuracy(summaries.unfiltered_accuracy(responses, "clean"))),
+        _tile("Clean accuracy", *_accuracy(summaries.unfiltered_accuracy(responses, "clean")), _ACCURACY),
         _tile(
-            f"Accuracy under {attack.kind.upper()}", *_accuracy(summaries.unfiltered_accuracy(responses, "adversarial"))
+            f"Accuracy under {attack.kind.upper()}",
+            *_accuracy(summaries.unfiltered_accuracy(responses, "adversarial")),
+            _ACCURACY,
         ),
         _tile(
             "Size ε of the attack",
             f"{attack.epsilon * 255:.3g}/255",
             f"{attack.mode}; {describe_epsilon(picture.layers)}",
+            "The largest change of any pixel, on [0, 1].",
         ),
-        _tile("Layers, clean", *_calls(counts["clean"])),
-        _tile("Layers, adversarial", *_calls(counts["adversarial"])),
+        _tile("Layers, clean", *_calls(counts["clean"]), _CALLS),
+        _tile("Layers, adversarial", *_calls(counts["adversarial"]), _CALLS),
     ]
     if dead is not None:
         tiles.append(
             _tile(
                 "Dead weights",
                 f"{dead.share:.1%}",
-                f"of {dead.num_weights:,}: they multiply padding only, whatever a filter does",
+                f"of {dead.num_weights:,} in {dead.num_layers} layers",
+                "Weights that multiply padding only, at this image size: what a filter does to them changes nothing.",
             )
         )
     share = zero_gradient_share(picture)
     if share:
         tiles.append(
-            _tile("No gradient", f"{share:.1%}", f"of {responses.num_images} images: there the attack does nothing")
+            _tile(
+                "No gradient",
+                f"{share:.1%}",
+                f"of {responses.num_images} images",
+                "There the loss has no gradient, so the attack of the unfiltered network does nothing.",
+            )
         )
     st.html(f'<div class="fss-tiles">{"".join(tiles)}</div>')
     st.markdown(f"{_ORIGINS[picture.origin]} {REFERENCES[scores.layers.spec.reference]}")
@@ -60,10 +76,10 @@ def draw(picture: Picture, scores: PictureScores) -> None:
         st.warning("  \n".join(cautions + reasons))
 
 
-def _tile(name: str, value: str, note: str) -> str:
+def _tile(name: str, value: str, note: str, definition: str) -> str:
     return (
-        f'<div class="fss-tile"><div class="name">{escaped(name)}</div><div class="value">{escaped(value)}</div>'
-        f'<div class="note">{escaped(note)}</div></div>'
+        f'<div class="fss-tile" title="{escaped(definition)}"><div class="name">{escaped(name)}</div>'
+        f'<div class="value">{escaped(value)}</div><div class="note">{escaped(note)}</div></div>'
     )
 
 
