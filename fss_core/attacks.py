@@ -216,6 +216,7 @@ def attack(
     steps: int = 10,
     step_size: float | None = None,
     seed: int = 0,
+    on_pass: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Make adversarial images for a model.
 
@@ -228,6 +229,7 @@ def attack(
         steps: of an iterative attack.
         step_size: in pixels; ``None`` means 2.5 ε / ``steps``.
         seed: of the random start.
+        on_pass: called before the network sees a batch; what it raises ends the attack.
 
     Returns:
         float32 like ``pixels``, within ε of them and on [0, 1].
@@ -240,7 +242,7 @@ def attack(
     Source: METHOD, "Adversarial images".
     """
     spec = AttackSpec(kind=kind, epsilon=float(epsilon), steps=steps, step_size=step_size, seed=seed)
-    return run_attack(model, pixels, labels, spec).pixels
+    return run_attack(model, pixels, labels, spec, on_pass=on_pass).pixels
 
 
 def count_right(model: nn.Module, pixels: Tensor, labels: Tensor) -> int:
@@ -309,9 +311,7 @@ def calibrate_epsilon(
     target = (clean + 1 / num_classes) / 2
     curve: list[float] = []
     for epsilon in epsilon_grid():
-        adversarial = run_attack(
-            model, pixels, labels, AttackSpec(kind="pgd", epsilon=epsilon, seed=seed), on_pass=on_pass
-        ).pixels
+        adversarial = attack(model, pixels, labels, kind="pgd", epsilon=epsilon, seed=seed, on_pass=on_pass)
         curve.append(count_right(model, adversarial, labels) / len(pixels))
         if on_step is not None:
             on_step(epsilon, curve[-1])

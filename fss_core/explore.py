@@ -340,6 +340,6 @@ def probe_images(store: Store, picture: Picture, indices: list[int]) -> ProbeIma
             if inside:
                 found = store.get(f"adversarial/{key}/{chunk.index}")
                 if found is None:
-                    raise StoreError("the adversarial images were deleted; press Measure to make them again")
+                    raise StoreError("the adversarial images were deleted; `fss score --refresh` makes them again")
                 adversarial[inside] = found.arrays["pixels"][[indices[place] - chunk.start for place in inside]]
     return ProbeImages(clean=clean, adversarial=adversarial, class_names=dataset.class_names)

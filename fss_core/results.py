@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fss_core.checkpoints import prune_checkpoints
@@ -12,7 +12,7 @@ from fss_core.explore import result_keys
 from fss_core.imports import delete_imported, list_imported
 from fss_core.jobs.board import OPEN_STATES, Board
 from fss_core.jobs.requests import MeasureRequest
-from fss_core.specs import StoreError, cache_dir, choose
+from fss_core.specs import SYNAPTIC_FILTERS, MeasurementSpec, StoreError, cache_dir, choose, from_json
 from fss_core.store import Store
 
 
@@ -130,8 +130,33 @@ def forget_result(store: Store, request: MeasureRequest) -> None:
     own = next((run for run in board.runs() if run.key == request.key), None)
     if own is not None and own.state in OPEN_STATES:
         raise StoreError("this is being measured; cancel it first")
-    for key in result_keys(store, request):
+    for key in {*result_keys(store, request), *_recorded_keys(store, request)}:
         store.delete_prefix(f"responses/{key}/")
         store.delete_record(key)
     if own is not None:
         board.delete(own.key)
+
+
+def _recorded_keys(store: Store, request: MeasureRequest) -> list[str]:
+    """Find the results of a request by the catalogue: its data set, its checkpoint or its ε may be gone meanwhile."""
+    wanted = {_essence(part) for part in request.parts().values()}
+    found = []
+    for record in store.list_records():
+        try:
+            spec = from_json(MeasurementSpec, record.spec.get("measurement"))
+        except ValueError:
+            continue  # of another version
+        if _essence(spec) in wanted:
+            found.append(record.key)
+    return found
+
+
+def _essence(spec: MeasurementSpec) -> MeasurementSpec:
+    """Leave out what is stored piece by piece under one key: filters and images."""
+    return replace(
+        spec,
+        num_images=1,
+        attack_kind=spec.attack_kind.lower(),
+        response=replace(spec.response, filters=SYNAPTIC_FILTERS),
+        device=spec.device_type,
+    )

@@ -315,7 +315,16 @@ def _pretend(patch: pytest.MonkeyPatch, num_right: dict[float, int]) -> list[dic
     """Let PGD's accuracy be a given curve: an attacked image is ε everywhere, a clean one 0."""
     calls: list[dict[str, object]] = []
 
-    def fake_attack(model: nn.Module, pixels: Tensor, labels: Tensor, *, epsilon: float, **settings: object) -> Tensor:
+    def fake_attack(
+        model: nn.Module,
+        pixels: Tensor,
+        labels: Tensor,
+        *,
+        epsilon: float,
+        on_pass: Callable[[], None],
+        **settings: object,
+    ) -> Tensor:
+        on_pass()
         calls.append(settings)
         return torch.full_like(pixels, epsilon, dtype=torch.float64)
 
