@@ -6,7 +6,7 @@ import streamlit as st
 
 from fss_core.explore import Picture, find_picture, score_picture, version_of
 from fss_core.jobs.requests import MeasureRequest
-from fss_core.specs import FssError
+from fss_core.specs import FssError, StoreError
 from fss_core.store import Store
 from pages.common import choices, explore, frame, links, progress, sidebar
 
@@ -30,15 +30,18 @@ def show(store: Store) -> None:
         st.error(frame.plain(str(error)))
         return
     request = chosen.request
+    explore.heading(request)
     run = progress.find_run(store, request)
     plan = progress.offer(store, request, run)
     sidebar.draw_scoring()
-    explore.heading(request)
-    progress.strip(store, request, run)
+    progress.strip(store, request, run, plan)
     try:
         picture = read_picture(store, request, request.key, version_of(store, request))
-    except (FssError, ValueError) as error:
+    except StoreError as error:
         explore.unreadable(store, request, str(error))
+        return
+    except (FssError, ValueError) as error:
+        st.error(frame.plain(str(error)))
         return
     if picture is None:
         explore.nothing_measured(store, request, plan, measuring=progress.is_open(run))
@@ -53,5 +56,6 @@ def show(store: Store) -> None:
 
 store = frame.begin("Explore")
 links.seed(PARAMS)
-show(store)
+with frame.shown_errors():
+    show(store)
 links.write(PARAMS)

@@ -219,4 +219,7 @@ class Responses:
                 frame.insert(1, "filter", name)
                 frame.insert(2, "threshold_index", np.arange(num_thresholds))
                 frames.append(frame)
+        if not frames:
+            names = ("layer", "filter", "threshold_index", "threshold", "position", "kept_fraction")
+            return pd.DataFrame(columns=[*names, "clean_accuracy", "adversarial_accuracy", "num_images"])
         return pd.concat(frames, ignore_index=True).astype({"threshold": "Float64"})

@@ -119,7 +119,8 @@ class Scores:
         """
         import pandas as pd
 
-        frame = pd.DataFrame([{field.name: getattr(row, field.name) for field in fields(Score)} for row in self.rows])
+        names = [field.name for field in fields(Score)]
+        frame = pd.DataFrame([[getattr(row, name) for name in names] for row in self.rows], columns=names)
         types = dict.fromkeys(("score", "low", "high", "standard_error", "p0"), "Float64")
         types |= {"call": "string", "num_images_to_decide": "Int64", "beyond_chance": "boolean"}
         return frame.astype(types)

@@ -25,7 +25,7 @@ from fss_core.jobs.rates import (
     typical_num_layers,
 )
 from fss_core.jobs.requests import MeasureRequest, Part
-from fss_core.specs import MeasurementSpec, UnknownLayerError, choose, filter_rows
+from fss_core.specs import DataError, MeasurementSpec, UnknownLayerError, choose, filter_rows
 from fss_core.store import Store
 
 _SECONDS_TO_PREPARE = 5.0
@@ -101,7 +101,10 @@ class _Planner:
         self.rates = Rates(Board(store).rates())
         self.bases: list[Basis] = []
         self.training = request.spec.training
-        self.is_prepared = dataset_state(self.training.dataset).state == "ready"
+        state = dataset_state(self.training.dataset)
+        if state.state in ("missing", "broken"):
+            raise DataError(state.detail)
+        self.is_prepared = state.state == "ready"
         self.card = dataset_card(self.training.dataset) if self.is_prepared else None
         if self.card is not None:
             check_num_images(request.spec, self.card)

@@ -31,7 +31,9 @@ def figure_button(figure: Any, key: str, title: str) -> None:
 
 
 def draw(picture: Picture, scores: PictureScores) -> None:
-    """Offer the numbers of a picture."""
+    """Offer the numbers of a picture, once there are any."""
+    if not picture.layers.responses.layers:
+        return
     spec = picture.layers.spec
     name = re.sub(
         r"[^a-z0-9_-]+", "-", f"fss-{spec.training.network}-{spec.training.dataset}-epoch{spec.epoch}".lower()

@@ -51,6 +51,7 @@ def begin(title: str) -> Store:
     """
     st.set_page_config(page_title=f"{title} · Filtering Score Studio", layout="wide", initial_sidebar_state="expanded")
     st.html(_STYLE)
+    st.session_state["said_errors"] = []
     with st.sidebar:
         st.markdown("**Filtering Score Studio**")
         with st.container(horizontal=True, gap="small"):
@@ -84,7 +85,10 @@ def shown_errors() -> Iterator[None]:
     try:
         yield
     except (FssError, ValueError) as error:
-        st.error(plain(str(error)))
+        said: list[str] = st.session_state.setdefault("said_errors", [])
+        if str(error) not in said:
+            said.append(str(error))
+            st.error(plain(str(error)))
 
 
 def plain(text: str) -> str:

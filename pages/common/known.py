@@ -37,7 +37,9 @@ def words(spec: MeasurementSpec, titles: dict[str, str]) -> str:
     return (
         f"{network} on {dataset}, epoch {spec.epoch}"
         + (f", initialisation {spec.training.seed}" if spec.training.seed else "")
-        + f" · {spec.attack_kind.upper()} {spec.attack_mode}, n = {spec.num_images}, "
+        + f" · {spec.attack_kind.upper()} {spec.attack_mode}"
+        + ("" if spec.epsilon is None else f", ε = {spec.epsilon * 255:.3g}/255")
+        + f", n = {spec.num_images}, "
         f"{spec.response.num_thresholds} thresholds"
     )
 

@@ -68,10 +68,12 @@ def estimate_words(plan: Plan) -> str:
     return f"{text} ({_BASIS[plan.basis]})."
 
 
-def strip(store: Store, request: MeasureRequest, run: Run | None) -> None:
+def strip(store: Store, request: MeasureRequest, run: Run | None, plan: Plan | None) -> None:
     """Show how far the run of a request is, or how it ended, if that is not plain from the picture."""
     if is_open(run):
         _poll(store, request)
+    elif plan is not None and not plan.tasks:
+        return  # whatever came of the run, everything is there now
     elif run is not None and run.state == "failed":
         with st.container(key="failed"):
             st.error(f"Measuring failed: {plain(run.reason)}")

@@ -148,13 +148,20 @@ def _disk(store: Store) -> None:
         return
     names = {own.name: own for own in clearable}
     left, right = st.columns([3, 2], vertical_alignment="bottom")
-    chosen = left.selectbox("Clear", list(names), format_func=lambda name: names[name].title, key="clear_what")
+    chosen = left.selectbox(
+        "Clear", list(names), format_func=lambda name: names[name].title, key="clear_what", on_change=_unsure
+    )
     sure = st.checkbox(_warning(names[chosen]), key="clear_sure")
     right.button("Clear", key="clear", disabled=not sure, on_click=_clear, args=(store, chosen))
 
 
 def _warning(kind: Disk) -> str:
     return f"Yes, delete {kind.num_pieces} pieces ({kind.num_bytes / 1e6:.1f} MB): {kind.loss}"
+
+
+def _unsure() -> None:
+    """A yes is for one kind only."""
+    st.session_state["clear_sure"] = False
 
 
 def _clear(store: Store, name: str) -> None:

@@ -20,6 +20,7 @@ from pages.common.choices import (
     known_datasets,
     known_networks,
 )
+from pages.common.frame import plain
 
 _HELP = {
     "epoch": "Which checkpoint of the training: 0 is untrained. One that is not there yet is trained by Measure.",
@@ -89,7 +90,5 @@ def _dataset_note() -> None:
     except FssError:
         st.caption("Not registered on this machine: only results from elsewhere can be shown.")
         return
-    if state.state == "missing":
-        st.caption(f"Not on this machine. `fss data fetch {state.name}` downloads it.")
-    elif state.state == "broken":
-        st.caption("Broken on this machine: `fss data list` says what to do.")
+    if state.state in ("missing", "broken"):
+        st.caption(plain(state.detail))

@@ -1,0 +1,134 @@
+"""Every page there is, on every kind of store; and what a page's process must never load."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import bars
+import pictures
+import pytest
+from pictures import PAGES, ROOT, cut, key_of, open_page, text_of
+
+from fss_core.store import Store
+
+pytest_plugins = ["picture_fixtures"]
+
+HEAVY = ("torch", "torchvision", "torchattacks", "dask", "distributed", "mlxtend")
+
+
+@pytest.fixture(autouse=True)
+def _no_process(runners: list[Path]) -> None:
+    """No test of this module starts one."""
+
+
+def test_the_scan_sees_the_pages() -> None:
+    assert {"app.py", "pages/runs.py"} <= set(PAGES)
+    assert not any(path.startswith("pages/_") for path in PAGES)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_of_an_empty_cache_has_something_to_say(empty_cache: Path, path: str) -> None:
+    page = open_page(path)
+    assert not page.exception, page.exception
+    assert page.title[0].value
+    assert not page.error
+    assert not page.warning
+    assert len(page.get("page_link")) >= len(PAGES)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_of_a_known_store_has_no_error(known_cache: Path, path: str) -> None:
+    page = open_page(path, **pictures.view())
+    assert not page.exception, page.exception
+    assert page.title[0].value
+    assert not page.error
+
+
+def rubbish_index(store: Store) -> None:
+    store.close()
+    (store.directory / "index.sqlite").write_bytes(b"rubbish" * 1000)
+
+
+def rubbish_results(store: Store) -> None:
+    store.close()
+    (store.directory / "cache.db").write_bytes(b"rubbish" * 1000)
+
+
+def cut_entry(store: Store) -> None:
+    cut(store, f"responses/{key_of(store)}/header")
+
+
+@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize(
+    ("harm", "remedy"),
+    [
+        (rubbish_index, "delete it, the results beside it stay"),
+        (rubbish_results, "move the directory aside"),
+        (cut_entry, "Forget what is damaged and measure it again"),
+    ],
+)
+def test_a_page_of_a_damaged_store_says_what_to_do(
+    known_store: Store, path: str, harm: Callable[[Store], None], remedy: str
+) -> None:
+    harm(known_store)
+    page = open_page(path, **pictures.view())
+    assert not page.exception, page.exception
+    assert page.title[0].value
+    if harm is cut_entry and path != "app.py":
+        return  # an entry is looked at by those who show it
+    assert page.error
+    assert remedy in text_of(page) + "".join(button.label for button in page.button)
+    for error in page.error:
+        assert "\n" not in error.value
+
+
+CHILD = f"""
+import json, sys
+from streamlit.testing.v1 import AppTest
+from fss_core.jobs import service
+
+started = []
+service.ensure_runner = lambda store, **options: started.append(1)
+view, pages = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+
+def open_page(path, **more):
+    page = AppTest.from_file("app.py", default_timeout=60)
+    page.query_params = view | more
+    page.run()
+    return page if path == "app.py" else page.switch_page(path).run()
+
+scored = open_page("app.py")
+for key, value in (("reference", "retained"), ("normalise", "p0"), ("integration", "simpson"), ("level", 0.8)):
+    scored.selectbox(key=key).set_value(value)
+scored.slider(key="tolerance").set_value(0.1)
+scored.toggle(key="together").set_value(True)
+scored.selectbox(key="filter").set_value("pulse")
+scored.slider(key="k").set_value(2)
+scored.run()
+asked = open_page("app.py", epoch="9").button(key="measure").click().run()
+found = [scored, asked, open_page("app.py", map="weights"), *(open_page(path) for path in pages)]
+print(json.dumps({{
+    "wrong": [str(own.value) for page in found for own in (*page.exception, *page.error)],
+    "charts": sorted(chart.key for chart in scored.get("plotly_chart")),
+    "asked": bool(started),
+    "heavy": [name for name in {HEAVY} if name in sys.modules],
+}}))
+"""
+
+
+def test_the_process_of_a_page_never_loads_what_computes(known_cache: Path) -> None:
+    environment = bars.environment(known_cache)
+    command = [sys.executable, "-c", CHILD, json.dumps(pictures.view()), json.dumps(PAGES)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found == {
+        "wrong": [],
+        "charts": ["changed_images", "curves", "heatmap", "histogram"],
+        "asked": True,
+        "heavy": [],
+    }
