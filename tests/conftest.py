@@ -9,6 +9,11 @@ from typing import Protocol
 
 import numpy as np
 import pytest
+from picture_fixtures import empty_cache as empty_cache
+from picture_fixtures import known_cache as known_cache
+from picture_fixtures import known_store as known_store
+from picture_fixtures import known_template as known_template
+from picture_fixtures import runners as runners
 from PIL import Image
 
 # Tests in a real browser are not stable on slow machines yet; they are collected when asked for.

@@ -1,4 +1,4 @@
-"""Fixtures around ``pictures``; a test module asks for them with ``pytest_plugins = ["picture_fixtures"]``."""
+"""Fixtures around ``pictures``, for the tests of pages; ``conftest`` hands them out."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A made-up measurement with known predictions, in a cache that no network was run for, and the pages that show it.
 
 The data set is that of ``bars``; weights, attack and responses are written by hand, so that everything on screen can
-be worked out from :func:`survives`. Modules that use the fixtures say ``pytest_plugins = ["pictures"]``.
+be worked out from :func:`survives`.
 """
 
 from __future__ import annotations

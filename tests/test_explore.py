@@ -35,8 +35,6 @@ from fss_core.specs import GLOBAL_LAYER, ScoreSpec, StaleResultError, StoreError
 from fss_core.store import Store
 from fss_core.summaries import join_control
 
-pytest_plugins = ["picture_fixtures"]
-
 SETTINGS = [
     ScoreSpec(),
     ScoreSpec(reference="retained", normalise="p0", integration="simpson", tolerance=0.2, level=0.8),

@@ -26,8 +26,6 @@ from fss_core.scores import score_responses
 from fss_core.specs import GLOBAL_LAYER, ScoreSpec
 from fss_core.store import Store
 
-pytest_plugins = ["picture_fixtures"]
-
 EPSILON_TILE, ORIGIN = "Size ε of the attack", "Measured here."
 
 

@@ -15,8 +15,6 @@ from pictures import PAGES, ROOT, cut, key_of, open_page, text_of
 
 from fss_core.store import Store
 
-pytest_plugins = ["picture_fixtures"]
-
 HEAVY = ("torch", "torchvision", "torchattacks", "dask", "distributed", "mlxtend")
 
 

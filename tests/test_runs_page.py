@@ -24,8 +24,6 @@ from fss_core.scores import score_responses
 from fss_core.specs import TrainingSpec
 from fss_core.store import Store
 
-pytest_plugins = ["picture_fixtures"]
-
 CLOCK = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 
 
