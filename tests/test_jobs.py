@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import bars
 import numpy as np
@@ -869,9 +870,12 @@ def test_a_cluster_of_the_user_s_own(
 ) -> None:
     import distributed
 
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
-    ) as cluster:
+    with (
+        mock.patch.dict(os.environ),  # Dask leaves MKL_NUM_THREADS=1 in it, which trains other networks
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
+        ) as cluster,
+    ):
         monkeypatch.setenv("FSS_SCHEDULER", cluster.scheduler_address)
         Board(store).ask("measure", REQUEST.to_json())
         runner_process()
