@@ -34,7 +34,7 @@ from fss_core.store import SCHEMA, Store
 if TYPE_CHECKING:
     from torch import nn
 
-Stage = Literal["train", "calibrate", "attack", "measure", "wait"]
+Stage = Literal["train", "calibrate", "attack", "measure", "wait", "criticality", "judge", "retrain"]
 Origin = Literal["measured", "imported", "published"]
 
 

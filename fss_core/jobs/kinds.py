@@ -14,6 +14,7 @@ from fss_core.jobs.board import Run, Task
 from fss_core.jobs.plans import Plan, plan_measurement
 from fss_core.jobs.rates import Machine
 from fss_core.jobs.requests import MeasureRequest, Request
+from fss_core.jobs.retraining_plans import RetrainRequest, plan_retraining
 from fss_core.specs import UnknownNameError, choose, from_json
 from fss_core.store import Store
 
@@ -67,6 +68,7 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "measure": Kind(request=MeasureRequest, plan=plan_measurement, work="fss_core.jobs.measuring:MeasureWork"),
+    "retrain": Kind(request=RetrainRequest, plan=plan_retraining, work="fss_core.jobs.retraining:RetrainWork"),
 }
 """By the name that the board knows them by."""
 

@@ -49,7 +49,7 @@ class MeasureWork:
         checkpoint = find_checkpoint(spec.training, spec.epoch)
         weights = None if checkpoint is None else checkpoint.sha256
         layers = request.layers if part != "whole" else None
-        measurement = self._measurement(_placed(request.parts()[part]), layers, request.factory, weights)
+        measurement = self._measurement(placed(request.parts()[part]), layers, request.factory, weights)
         if stage == "train":
             _ = measurement.checkpoint
             return task.units, time.perf_counter() - started
@@ -68,7 +68,7 @@ class MeasureWork:
         return task.units, time.perf_counter() - started
 
 
-def _placed(spec: MeasurementSpec) -> MeasurementSpec:
+def placed(spec: MeasurementSpec) -> MeasurementSpec:
     """Give each worker of a machine with several GPUs one of its own."""
     from torch import cuda
 

@@ -6,7 +6,7 @@ after an interruption is planning again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fss_core.archive import Header, ResponseArchive, chunks
@@ -42,7 +42,8 @@ _TYPICAL: dict[str, tuple[tuple[int, int, int], dict[str, int]]] = {
 """Image shape and sizes of splits of a data set that has not been decoded yet."""
 
 
-def _typical(dataset: str) -> tuple[tuple[int, int, int], dict[str, int]]:
+def typical_dataset(dataset: str) -> tuple[tuple[int, int, int], dict[str, int]]:
+    """Guess the image shape and the sizes of some splits of a data set that has not been decoded yet."""
     return _TYPICAL.get(dataset, _TYPICAL["cifar10"])
 
 
@@ -82,13 +83,14 @@ def plan_measurement(store: Store, request: MeasureRequest, machine: Machine) ->
     tasks = tuple(planner.tasks())
     return Plan(
         tasks=tasks,
-        seconds=_seconds(tasks, machine),
-        first_seconds=_seconds([task for task in tasks if task.stage not in ("whole", "control")], machine),
+        seconds=seconds_of(tasks, machine),
+        first_seconds=seconds_of([task for task in tasks if task.stage not in ("whole", "control")], machine),
         basis=max(planner.bases, key=("measured", "scaled", "typical").index, default="measured"),
     )
 
 
-def _seconds(tasks: tuple[Task, ...] | list[Task], machine: Machine) -> float:
+def seconds_of(tasks: Sequence[Task], machine: Machine) -> float:
+    """Say how long tasks take a machine."""
     wide = sum(task.seconds for task in tasks if task.wide)
     return wide + sum(task.seconds for task in tasks if not task.wide) / machine.workers
 
@@ -110,7 +112,7 @@ class _Planner:
             check_num_images(request.spec, self.card)
 
     def _rate(self, work: Work, *, threads: int) -> Rate:
-        shape = self.card.image_shape if self.card is not None else _typical(self.training.dataset)[0]
+        shape = self.card.image_shape if self.card is not None else typical_dataset(self.training.dataset)[0]
         rate = self.rates.find(work, self.training.network, shape, self.request.spec.device_type, threads)
         self.bases.append(rate.basis)
         return rate
@@ -158,7 +160,7 @@ class _Planner:
     def _split_size(self, split: str) -> int:
         if self.card is not None:
             return self.card.split_sizes[split]
-        return _typical(self.training.dataset)[1][split]
+        return typical_dataset(self.training.dataset)[1][split]
 
     def _attack_passes(self, spec: MeasurementSpec) -> int:
         return 2 if spec.attack_kind.lower() == "fgsm" else spec.attack_steps + 1

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fss_core.flow import Progress
+from fss_core.flow import Progress, Stage
 from fss_core.jobs.board import OPEN_STATES, Board, Run, Task, TaskRow
 from fss_core.jobs.kinds import plan_request
 from fss_core.jobs.plans import Plan
@@ -37,6 +37,9 @@ _STAGES = {
     "layers": "filtering layer by layer",
     "whole": "filtering the whole network",
     "control": "measuring the random control",
+    "criticality": "looking for critical layers",
+    "judge": "judging the network before retraining",
+    "retrain": "retraining and judging",
 }
 
 
@@ -242,15 +245,19 @@ def watch(store: Store, key: str, *, poll_seconds: float = 0.5) -> Iterator[RunP
 
 
 class _Overall:
-    """Tells of the progress through several layers as if they were one step.
+    """Tells of the progress through several layers, or selections, as if they were one step.
 
     Args:
-        tasks: of which the layers are counted together.
+        tasks: of which those of a kind are counted together.
         on_progress: told.
     """
 
     def __init__(self, tasks: list[Task], on_progress: Callable[[Progress], None] | None) -> None:
-        self._layers = {task.name: task.seconds for task in tasks if not task.wide}
+        self._seconds = {task.name: task.seconds for task in tasks}
+        self._together: dict[Stage, list[str]] = {
+            "measure": [task.name for task in tasks if task.stage in ("layers", "whole", "control")],
+            "retrain": [task.name for task in tasks if task.stage == "retrain"],
+        }
         self._done: dict[str, float] = {}
         self._on_progress = on_progress or (lambda progress: None)
 
@@ -258,10 +265,14 @@ class _Overall:
         """Say whom a task tells."""
 
         def tell(progress: Progress) -> None:
-            if progress.stage == "measure" and task.name in self._layers:
+            # A network is judged within the task that retrains it.
+            stage: Stage = "retrain" if task.stage == "retrain" else progress.stage
+            names = self._together.get(stage, [])
+            if task.name in names and progress.stage != "wait":
                 share = progress.done / progress.total if progress.total else 0.0
                 self._done[task.name] = share * task.seconds
-                progress = replace(progress, done=sum(self._done.values()), total=sum(self._layers.values()))
+                done, total = (sum(own.get(name, 0.0) for name in names) for own in (self._done, self._seconds))
+                progress = replace(progress, stage=stage, done=done, total=total)
             self._on_progress(progress)
 
         return tell

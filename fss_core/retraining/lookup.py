@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from fss_core.data import DatasetCard
-from fss_core.flow import Measured, find_measured
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from fss_core.checkpoints import find_checkpoint
+from fss_core.data import DatasetCard, dataset_card
+from fss_core.flow import Measured, find_epsilon, find_measured
 from fss_core.retraining.archive import RetrainingArchive, Setting, find_before, find_criticality
 from fss_core.retraining.evidence import make_choices
 from fss_core.retraining.results import Retraining, RuleResult
-from fss_core.retraining.rules import RULES, Choice
+from fss_core.retraining.rules import RULES, Choice, Selection
 from fss_core.retraining.spec import RetrainingSpec
 from fss_core.store import Store
 
@@ -47,6 +51,55 @@ def find_retrained(store: Store, spec: RetrainingSpec) -> Retraining | None:
         before=before,
         rules=tuple(_rule_result(store, spec, setting, choice) for choice in choices),
     )
+
+
+def find_retrained_seeds(store: Store, spec: RetrainingSpec, seeds: Sequence[int]) -> tuple[Retraining, ...]:
+    """Look the retrainings of several initialisations up, at one ε; those of which nothing is there are left out.
+
+    Args:
+        store: where to look.
+        spec: what to look for; its own seed does not matter.
+        seeds: the initialisations; ε, unless given, is the one calibrated on the first.
+
+    Raises:
+        FssError: as :func:`find_retrained`.
+        ValueError: more report images than there are.
+    """
+    epsilon = shared_epsilon(store, spec, seeds[0])
+    found = [find_retrained(store, of_seed(spec, seed, epsilon)) for seed in seeds] if epsilon is not None else []
+    return tuple(own for own in found if own is not None)
+
+
+def of_seed(spec: RetrainingSpec, seed: int, epsilon: float | None) -> RetrainingSpec:
+    """Ask the same of another initialisation, at an ε."""
+    training = replace(spec.measurement.training, seed=seed)
+    return replace(spec, measurement=replace(spec.measurement, training=training, epsilon=epsilon))
+
+
+def shared_epsilon(store: Store, spec: RetrainingSpec, first: int) -> float | None:
+    """Say at which ε all initialisations are measured and judged: the one given, or calibrated on the first of them.
+
+    Returns:
+        In pixels; ``None`` if it is not known yet.
+    """
+    measurement = spec.measurement
+    if measurement.epsilon is not None:
+        return measurement.epsilon
+    checkpoint = find_checkpoint(replace(measurement.training, seed=first), measurement.epoch)
+    if checkpoint is None:
+        return None
+    card = dataset_card(measurement.training.dataset)
+    found = find_epsilon(store, checkpoint, card, measurement.device_type)
+    return None if found is None else found.epsilon
+
+
+def distinct_selections(choices: Iterable[Choice]) -> dict[Selection, list[str]]:
+    """List what is to be trained, in order, with the rules that chose it; choices of nothing are left out."""
+    rules: dict[Selection, list[str]] = {}
+    for choice in choices:
+        if not choice.reason and choice.rule not in rules.setdefault(choice.selection, []):
+            rules[choice.selection].append(choice.rule)
+    return rules
 
 
 def _rule_result(store: Store, spec: RetrainingSpec, setting: Setting, choice: Choice) -> RuleResult:

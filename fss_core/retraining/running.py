@@ -7,12 +7,12 @@ only when something is missing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fss_core.data import Dataset, load_dataset
-from fss_core.flow import Flow, Progress
-from fss_core.retraining.lookup import find_retrained, num_report_images
+from fss_core.flow import Flow, Progress, Stage
+from fss_core.retraining.lookup import find_retrained, num_report_images, of_seed
 from fss_core.retraining.results import Retraining
 from fss_core.retraining.spec import RetrainingSpec
 from fss_core.specs import Cancelled, DataError, StoreError
@@ -83,7 +83,7 @@ def retrain(
     num_report_images(spec, dataset.card)
     refuse_overlap(dataset)
 
-    def tell(stage: str, done: float, total: float, detail: str) -> None:
+    def tell(stage: Stage, done: float, total: float, detail: str) -> None:
         if should_stop is not None and should_stop():
             raise Cancelled("stopped as asked; what was finished is kept, run again to go on")
         if on_progress is not None:
@@ -122,14 +122,10 @@ def retrain_seeds(
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds must name at least one initialisation, each once, got {list(seeds)}")
 
-    def of_seed(seed: int, epsilon: float | None) -> RetrainingSpec:
-        training = replace(spec.measurement.training, seed=seed)
-        return replace(spec, measurement=replace(spec.measurement, training=training, epsilon=epsilon))
-
     epsilon = spec.measurement.epsilon
     if epsilon is None:
-        epsilon = run(of_seed(seeds[0], None)).epsilon
-    return tuple(run(of_seed(seed, epsilon)) for seed in seeds)
+        epsilon = run(of_seed(spec, seeds[0], None)).epsilon
+    return tuple(run(of_seed(spec, seed, epsilon)) for seed in seeds)
 
 
 def refuse_overlap(dataset: Dataset) -> None:

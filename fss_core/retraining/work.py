@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fss_core.attacks import IMAGES_PER_PASS, run_attack
 from fss_core.checkpoints import load_network
 from fss_core.data import Dataset
-from fss_core.flow import Measured
+from fss_core.flow import Measured, Stage
 from fss_core.retraining.archive import (
     RetrainingArchive,
     State,
@@ -27,7 +27,7 @@ from fss_core.retraining.archive import (
 from fss_core.retraining.criticality import worst_loss
 from fss_core.retraining.evidence import make_choices
 from fss_core.retraining.judging import Judge
-from fss_core.retraining.lookup import criticality_key, known_criticality, setting_of
+from fss_core.retraining.lookup import criticality_key, distinct_selections, known_criticality, setting_of
 from fss_core.retraining.results import RetrainedEpoch
 from fss_core.retraining.rules import Selection
 from fss_core.retraining.spec import RetrainingSpec
@@ -40,7 +40,9 @@ _JUDGING = 0.5
 
 
 class Work:
-    """What is left to do of one retraining.
+    """What is left to do of one retraining: all of it, or piece by piece.
+
+    Each piece can be left to another process that is busy with it (``wait=False`` raises ``LeaseHeldError``).
 
     Args:
         spec: what was asked for.
@@ -58,7 +60,7 @@ class Work:
         measured: Measured,
         dataset: Dataset,
         store: Store,
-        tell: Callable[[str, float, float, str], None],
+        tell: Callable[[Stage, float, float, str], None],
         factory: Callable[..., nn.Module] | None,
         *,
         refresh: bool,
@@ -73,29 +75,34 @@ class Work:
         self._refresh = refresh
         self._device = spec.measurement.device
         self._setting = setting_of(spec, measured)
-        self._what = "before retraining"
-        # In epochs. The network before retraining is only judged, which is the last part of an epoch.
-        self._first = self._done = _JUDGING - 1
-        self._total = _JUDGING
+        self._what = ""
+        # In epochs: what is done of a piece, what it is in all, where it begins in the whole, and the whole.
+        self._done = self._piece = self._begin = 0.0
+        self._whole: float | None = None
 
     def do(self) -> None:
         """Compute everything that is missing."""
-        rules: dict[Selection, list[str]] = {}
-        for choice in make_choices(self._measured.responses, self._spec, self._criticality()):
-            if not choice.reason:
-                rules.setdefault(choice.selection, []).append(choice.rule)
-        self._total = _JUDGING + len(rules) * self._spec.budget
-        self._judge_before()
-        for index, (selection, names) in enumerate(rules.items()):
-            self._done = self._first = _JUDGING + index * self._spec.budget
-            self._what = ", ".join(dict.fromkeys(names))
-            self._retrain(selection)
+        self.measure_criticality()
+        selections = self.selections()
+        self._whole = _JUDGING + len(selections) * self._spec.budget
+        self.judge_before()
+        for index, (selection, names) in enumerate(selections.items()):
+            self._begin = _JUDGING + index * self._spec.budget
+            self.retrain(selection, names)
 
-    def _tell(self, stage: str, share: float, detail: str) -> None:
-        self._tell_all(stage, self._done + share, self._total, f"{self._what}: {detail}")
+    def selections(self) -> dict[Selection, list[str]]:
+        """List what is to be trained, with the rules that chose it; those that lack criticality are left out."""
+        criticality = known_criticality(self._store, self._spec, self._measured)
+        return distinct_selections(make_choices(self._measured.responses, self._spec, criticality))
 
-    def _claim(self, name: str) -> AbstractContextManager[object]:
-        return self._store.claim(name, on_wait=lambda: self._tell("wait", 0, "another process is busy with it"))
+    def _tell(self, stage: Stage, share: float, detail: str) -> None:
+        whole = self._piece if self._whole is None else self._whole
+        self._tell_all(stage, self._begin + self._done + share, whole, f"{self._what}: {detail}")
+
+    def _claim(self, name: str, *, wait: bool) -> AbstractContextManager[object]:
+        return self._store.claim(
+            name, wait=wait, on_wait=lambda: self._tell("wait", 0, "another process is busy with it")
+        )
 
     @cached_property
     def _before(self) -> nn.Module:
@@ -115,36 +122,38 @@ class Work:
             on_pass=lambda detail, share: self._tell("judge", 1 - _JUDGING + share * _JUDGING, detail),
         )
 
-    def _judge_before(self) -> None:
+    def judge_before(self, *, wait: bool = True) -> None:
+        """Judge the network before retraining."""
+        self._what = "before retraining"
+        # It is only judged, which is the last part of an epoch.
+        self._done, self._piece = _JUDGING - 1, _JUDGING
         if self._refresh:
             delete_before(self._store, self._setting)
-        with self._claim(f"judge/{self._setting.before_key()}"):
+        with self._claim(f"judge/{self._setting.before_key()}", wait=wait):
             if find_before(self._store, self._setting) is None:
                 put_before(self._store, self._setting, self._judge.judge(self._before))
 
     # Criticality
 
-    def _criticality(self) -> Mapping[str, float]:
+    def measure_criticality(self, *, wait: bool = True) -> None:
         """Measure how critical each layer is, where a rule asks for it."""
+        self._what = "criticality"
         key = criticality_key(self._spec, self._measured)
         if self._refresh:
             delete_criticality(self._store, key)
-        if (known := known_criticality(self._store, self._spec, self._measured)) is not None:
-            return known
-        with self._claim(f"criticality/{key}"):
+        if known_criticality(self._store, self._spec, self._measured) is not None:
+            return
+        with self._claim(f"criticality/{key}", wait=wait):
             names = [layer.facts.name for layer in self._measured.responses.layers]
             found = {name: find_criticality(self._store, key, name) for name in names}
             missing = [name for name, loss in found.items() if loss is None]
-            losses = {name: loss for name, loss in found.items() if loss is not None}
             pixels, labels = self._attacked_probe()
             for index, name in enumerate(missing):
 
                 def on_step(step: int, name: str = name, index: int = index) -> None:
                     self._tell_all("criticality", index, len(missing), f"{name}, step {step}")
 
-                losses[name] = worst_loss(self._before, name, pixels, labels, on_step=on_step)
-                put_criticality(self._store, key, name, losses[name])
-            return losses
+                put_criticality(self._store, key, name, worst_loss(self._before, name, pixels, labels, on_step=on_step))
 
     def _attacked_probe(self) -> tuple[Tensor, Tensor]:
         """The images that scores were measured on, attacked on the network before retraining."""
@@ -162,10 +171,18 @@ class Work:
 
     # Retraining
 
-    def _retrain(self, selection: Selection) -> None:
-        """Bring one selection to its budget, from the latest epoch that is kept."""
+    def retrain(self, selection: Selection, names: Sequence[str], *, wait: bool = True) -> None:
+        """Bring one selection to its budget, from the latest epoch that is kept.
+
+        Args:
+            selection: what to train.
+            names: of the rules that chose it.
+            wait: wait for another process that is busy with it.
+        """
+        self._what = ", ".join(names)
+        self._done, self._piece = 0.0, self._spec.budget
         archive = RetrainingArchive(self._store, self._setting.retraining_key(selection))
-        with self._claim(f"retraining/{archive.key}"):
+        with self._claim(f"retraining/{archive.key}", wait=wait):
             if self._refresh:
                 archive.delete()
             num_done = len(archive.epochs(self._spec.budget))
@@ -185,7 +202,7 @@ class Work:
                 self._judge_epoch(archive, retrainer, state)
 
     def _train_epoch(self, retrainer: Retrainer) -> State:
-        self._done = self._first + retrainer.epoch
+        self._done = retrainer.epoch
         number, steps = retrainer.epoch + 1, retrainer.start.steps_per_epoch
 
         def on_step(step: int) -> None:
@@ -195,7 +212,7 @@ class Work:
         return State(epoch=retrainer.epoch, loss=loss, seconds=seconds, arrays=retrainer.state())
 
     def _judge_epoch(self, archive: RetrainingArchive, retrainer: Retrainer, state: State) -> None:
-        self._done = self._first + state.epoch - 1
+        self._done = state.epoch - 1
         result = RetrainedEpoch(
             loss=state.loss,
             seconds=state.seconds,
