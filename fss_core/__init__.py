@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fss_core.measuring import measure_responses
     from fss_core.models import build_network
     from fss_core.responses import Responses
+    from fss_core.retraining import Retraining, RetrainingSpec, compare, find_retrained, retrain, verdict
     from fss_core.scores import Scores, score_responses
     from fss_core.specs import AttackSpec, FssError, MeasurementSpec, ResponseSpec, ScoreSpec, TrainingSpec
     from fss_core.store import Store
@@ -33,6 +34,8 @@ _HOMES = {
     "MeasurementSpec": "specs",
     "ResponseSpec": "specs",
     "Responses": "responses",
+    "Retraining": "retraining",
+    "RetrainingSpec": "retraining",
     "ScoreSpec": "specs",
     "Scores": "scores",
     "Store": "store",
@@ -40,14 +43,18 @@ _HOMES = {
     "attack": "attacks",
     "build_network": "models",
     "calibrate_epsilon": "attacks",
+    "compare": "retraining",
     "find_checkpoint": "checkpoints",
     "find_measured": "flow",
+    "find_retrained": "retraining",
     "load_dataset": "data",
     "load_network": "checkpoints",
     "measure_invariance": "invariance",
     "measure_responses": "measuring",
+    "retrain": "retraining",
     "score_responses": "scores",
     "train": "training",
+    "verdict": "retraining",
 }
 
 __all__ = [
@@ -58,6 +65,8 @@ __all__ = [
     "MeasurementSpec",
     "ResponseSpec",
     "Responses",
+    "Retraining",
+    "RetrainingSpec",
     "ScoreSpec",
     "Scores",
     "Store",
@@ -65,14 +74,18 @@ __all__ = [
     "attack",
     "build_network",
     "calibrate_epsilon",
+    "compare",
     "find_checkpoint",
     "find_measured",
+    "find_retrained",
     "load_dataset",
     "load_network",
     "measure_invariance",
     "measure_responses",
+    "retrain",
     "score_responses",
     "train",
+    "verdict",
 ]
 
 

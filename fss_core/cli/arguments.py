@@ -50,7 +50,7 @@ def _filters(text: str) -> tuple[Filter, ...]:
 def _names(text: str) -> list[str]:
     names = [name for name in text.split(",") if name]
     if not names:
-        raise argparse.ArgumentTypeError(f"name at least one layer, several with commas; got {text!r}")
+        raise argparse.ArgumentTypeError(f"name at least one, several with commas; got {text!r}")
     return names
 
 
@@ -93,7 +93,7 @@ def _add_measurement(parser: argparse.ArgumentParser, *, required: bool = True) 
     group.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
 
 
-def _add_scoring(parser: argparse.ArgumentParser) -> None:
+def _add_score(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how it is scored")
     group.add_argument(
         "--reference", choices=("unfiltered", "retained"), default="unfiltered", help="default unfiltered"
@@ -102,6 +102,11 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--integration", choices=("trapezoid", "simpson"), default="trapezoid", help="default trapezoid")
     group.add_argument("--tolerance", type=float, default=0.05, help="η (default 0.05)")
     group.add_argument("--level", type=float, default=0.95, help="of the intervals (default 0.95)")
+
+
+def _add_scoring(parser: argparse.ArgumentParser) -> None:
+    _add_score(parser)
+    group = parser.add_argument_group("what is printed")
     group.add_argument("--simultaneous", action="store_true", help="let all intervals hold together (Bonferroni)")
     group.add_argument("--strict", action="store_true", help="fail where a score is not measurable")
     group.add_argument(
@@ -110,6 +115,36 @@ def _add_scoring(parser: argparse.ArgumentParser) -> None:
         choices=("mean", *SYNAPTIC_FILTERS, CONTROL_FILTER, "all"),
         help="which filter's scores to print (default the mean; the JSON always has all)",
     )
+
+
+def _add_retraining(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is retrained")
+    group.add_argument("--epoch", type=int, required=True, help="where to start; trained if it is not there")
+    group.add_argument("--budget", type=int, required=True, metavar="R", help="epochs of retraining")
+    group.add_argument("--rules", type=_names, default=None, help="with commas (default all eleven of METHOD)")
+    group.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="so many initialisations, from --seed on (default 1)"
+    )
+    group.add_argument("--granularity", choices=("layer", "weights"), default="layer", help="default layer")
+    group.add_argument("--draws", type=int, default=3, help="of the rule random (default 3)")
+    group.add_argument("--report-images", type=int, default=None, metavar="N", help="to judge on (default all)")
+    group.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
+    group = parser.add_argument_group("how layers are chosen")
+    group.add_argument("--images", type=int, default=None, help="the first n probe images (default 300)")
+    group.add_argument("--thresholds", type=int, default=25, help="per layer (default 25)")
+    group.add_argument("--attack", default="fgsm", help="fgsm (default), pgd, or an L∞ attack of torchattacks")
+    group.add_argument("--attack-mode", choices=("frozen", "adaptive"), default="frozen", help="default frozen")
+    group.add_argument(
+        "--epsilon", type=epsilon, default=None, help="in pixels, like 8/255; also to judge (default: calibrated)"
+    )
+    group.add_argument(
+        "--kind", choices=("adversarial", "clean", "difference"), default="adversarial", help="default adversarial"
+    )
+    group.add_argument("--filter", choices=("mean", *SYNAPTIC_FILTERS), default="mean", help="default the mean")
+    group.add_argument(
+        "--leaning", choices=("counted", "ignored"), default="counted", help="calls that lean (default counted)"
+    )
+    _add_score(parser)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -180,6 +215,18 @@ def parser() -> argparse.ArgumentParser:
             own.add_argument("key", help="the first letters of its key, as `fss runs list` shows it")
         if name in ("resume", "retry"):
             own.add_argument("--workers", type=int, default=None, metavar="N", help="processes (default: one a core)")
+
+    retrain = verb(
+        "retrain",
+        _verb("retraining", "retrain"),
+        "retrain what rules choose, keep the rest frozen, compare the rules and judge the paper's claim",
+    )
+    _add_training(retrain)
+    _add_retraining(retrain)
+    retrain.add_argument("--factory", default=None, metavar="MODULE:FUNCTION", help="builds a network of your own")
+    retrain.add_argument(
+        "--workers", type=int, default=None, metavar="N", help="let N worker processes do it (default: this process)"
+    )
 
     train = verb("train", _verb("measuring", "train"), "train a network and save the epochs asked for")
     _add_training(train)

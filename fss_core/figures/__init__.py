@@ -6,10 +6,17 @@ Every figure comes in a light and a dark design on a transparent ground, to be s
 
 from __future__ import annotations
 
+from fss_core.figures.coverage import coverage_alt, coverage_chart
 from fss_core.figures.curves import histogram_alt, histogram_figure, response_alt, response_figure
 from fss_core.figures.grids import CLICK_CONFIG, MOST_CELLS, cell_of_point, score_heatmap, score_heatmap_alt
 from fss_core.figures.images import images_alt, images_figure
 from fss_core.figures.maps import threshold_heatmap, threshold_heatmap_alt
+from fss_core.figures.retraining import (
+    checkpoints_alt,
+    checkpoints_figure,
+    retraining_alt,
+    retraining_figure,
+)
 from fss_core.figures.style import SAVE_CONFIG, standalone_html
 
 __all__ = [
@@ -17,12 +24,18 @@ __all__ = [
     "MOST_CELLS",
     "SAVE_CONFIG",
     "cell_of_point",
+    "checkpoints_alt",
+    "checkpoints_figure",
+    "coverage_alt",
+    "coverage_chart",
     "histogram_alt",
     "histogram_figure",
     "images_alt",
     "images_figure",
     "response_alt",
     "response_figure",
+    "retraining_alt",
+    "retraining_figure",
     "score_heatmap",
     "score_heatmap_alt",
     "standalone_html",

@@ -95,14 +95,18 @@ def heat(
 
 def readable(z: npt.NDArray[np.float64], colours: Palette) -> npt.NDArray[np.str_]:
     """Choose the colour of a letter on each cell that :func:`heat` paints: the one of more contrast; muted on none."""
-    stops = [position for position, _ in colours.scale]
-    channels = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for _, colour in colours.scale]) / 255
-    where = (np.nan_to_num(z) / _reach(z) + 1) / 2
+    inks = readable_on((np.nan_to_num(z) / _reach(z) + 1) / 2, colours.scale)
+    return np.where(np.isfinite(z), inks, colours.muted)
+
+
+def readable_on(where: npt.NDArray[np.float64], scale: Sequence[tuple[float, str]]) -> npt.NDArray[np.str_]:
+    """Choose the colour of a letter on each cell that is painted by a place, from 0 to 1, on a colour scale."""
+    stops = [position for position, _ in scale]
+    channels = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for _, colour in scale]) / 255
     fills = np.stack([np.interp(where, stops, channels[:, index]) for index in range(3)], axis=-1)
     luminance = np.where(fills <= 0.03928, fills / 12.92, ((fills + 0.055) / 1.055) ** 2.4) @ _LUMINANCE
     # The geometric middle between black (0.05) and white (1.05) is where their contrasts are equal.
-    inks = np.where(luminance + 0.05 > math.sqrt(0.05 * 1.05), "#000000", "#ffffff")
-    return np.where(np.isfinite(z), inks, colours.muted)
+    return np.where(luminance + 0.05 > math.sqrt(0.05 * 1.05), "#000000", "#ffffff")
 
 
 def _reach(values: npt.NDArray[np.float64]) -> float:

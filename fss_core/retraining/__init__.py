@@ -3,7 +3,7 @@
 Importing this package, and looking results up, imports no torch.
 """
 
-from fss_core.retraining.comparing import Comparison, compare
+from fss_core.retraining.comparing import Comparison, compare, compare_epochs
 from fss_core.retraining.lookup import find_retrained
 from fss_core.retraining.results import JUDGED, Judgement, Retraining
 from fss_core.retraining.rules import RULES
@@ -21,6 +21,7 @@ __all__ = [
     "RetrainingSpec",
     "Verdict",
     "compare",
+    "compare_epochs",
     "find_retrained",
     "retrain",
     "retrain_seeds",

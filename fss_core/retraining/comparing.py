@@ -79,6 +79,11 @@ class Row:
     reasons: dict[int, str]
     same_as: tuple[str, ...]
 
+    @property
+    def mean_live_trained(self) -> float | None:
+        """Live weights trained, averaged over seeds; ``None`` where nothing is shown."""
+        return float(np.mean(self.num_live_trained)) if self.num_live_trained else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
@@ -150,6 +155,12 @@ def compare(retrainings: Sequence[Retraining], *, epoch: int | None = None, leve
         seeds=tuple(retraining.seed for retraining in retrainings),
         rows=(own.before(), *(own.row(rule) for rule in first.spec.rules)),
     )
+
+
+def compare_epochs(retrainings: Sequence[Retraining], *, level: float = 0.95) -> tuple[Comparison, ...]:
+    """Compare rules before retraining, and after every epoch up to the budget; see :func:`compare`."""
+    epochs = range(retrainings[0].spec.budget + 1) if retrainings else (None,)
+    return tuple(compare(retrainings, epoch=epoch, level=level) for epoch in epochs)
 
 
 def _check_alike(retrainings: Sequence[Retraining]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-
-import numpy as np
+from dataclasses import asdict
+from typing import Any
 
 from fss_core.reports import columns
-from fss_core.retraining.comparing import EVERYTHING, NO_RETRAINING, Comparison, Estimate, Row
-from fss_core.retraining.results import Judged, Retraining
+from fss_core.retraining.comparing import EVERYTHING, NO_RETRAINING, Comparison, Estimate, Row, compare_epochs
+from fss_core.retraining.results import JUDGED, Judged, Judgement, Retraining
 from fss_core.retraining.verdicts import Verdict, VerdictLine
 from fss_core.scores import MEAN_FILTER
 from fss_core.specs import NETWORKS
@@ -31,18 +31,20 @@ def retraining_lines(retrainings: Sequence[Retraining], comparison: Comparison, 
         Lines of text.
     """
     return [
-        *_heading(retrainings, comparison),
+        *heading(retrainings, comparison),
         "",
         *accuracy_table(comparison),
         "",
         *difference_table(comparison),
-        *_notes(retrainings, comparison),
+        *(["", *curve_table(_until(retrainings, comparison))] if comparison.epoch > 1 else []),
+        *(["", *found] if (found := notes(retrainings, comparison)) else []),
         "",
         *verdict_lines(verdict),
     ]
 
 
-def _heading(retrainings: Sequence[Retraining], comparison: Comparison) -> list[str]:
+def heading(retrainings: Sequence[Retraining], comparison: Comparison) -> list[str]:
+    """Say what was retrained, how layers were chosen, and how networks were judged, a line each."""
     spec = comparison.spec
     training = spec.measurement.training
     name = NETWORKS.get(training.network, training.network)
@@ -74,7 +76,7 @@ def accuracy_table(comparison: Comparison) -> list[str]:
     """Tabulate accuracies at equal budget, the best under white-box FGSM first."""
     rows = [["rule", "live weights", *_HEADINGS.values()]]
     for row in comparison.sorted_rows():
-        weights = f"{np.mean(row.num_live_trained):,.0f}" if row.num_live_trained else _NONE
+        weights = _NONE if row.mean_live_trained is None else f"{row.mean_live_trained:,.0f}"
         rows.append([row.rule, weights, *(_interval(row.accuracy.get(kind)) for kind in _HEADINGS)])
     return columns(rows)
 
@@ -96,17 +98,18 @@ def _interval(estimate: Estimate | None, sign: str = "") -> str:
     return f"{estimate.value:{sign}.3f} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
 
 
-def _notes(retrainings: Sequence[Retraining], comparison: Comparison) -> list[str]:
-    notes = [note for row in comparison.rows for note in _row_notes(row, comparison)]
+def notes(retrainings: Sequence[Retraining], comparison: Comparison) -> list[str]:
+    """Say what a reader of the tables must know: rules that chose nothing or the same, Adam, and what was frozen."""
+    found = [note for row in comparison.rows for note in _row_notes(row, comparison)]
     starts = [own.start for each in retrainings for own in each.rules if own.start is not None]
     fresh = {start.optimiser for start in starts}
     if fresh == {"fresh"}:
-        notes.append("The checkpoint has no optimiser state: Adam started fresh for every rule")
+        found.append("The checkpoint has no optimiser state: Adam started fresh for every rule")
     elif fresh == {"continued"}:
-        notes.append("Adam went on from the checkpoint's moments")
+        found.append("Adam went on from the checkpoint's moments")
     if starts:
-        notes.append("What was frozen did not move: its SHA-256 is the same before and after every epoch")
-    return ["", *(f"{note}." for note in notes)] if notes else []
+        found.append("What was frozen did not move: its SHA-256 is the same before and after every epoch")
+    return [f"{note}." for note in found]
 
 
 def _row_notes(row: Row, comparison: Comparison) -> list[str]:
@@ -118,6 +121,10 @@ def _row_notes(row: Row, comparison: Comparison) -> list[str]:
     if row.same_as and rules.index(row.rule) < min(map(rules.index, row.same_as)):
         notes.append(f"{', '.join((row.rule, *row.same_as))} train the same weights, and are one retraining")
     return notes
+
+
+def _until(retrainings: Sequence[Retraining], comparison: Comparison) -> Sequence[Comparison]:
+    return compare_epochs(retrainings, level=comparison.level)[: comparison.epoch + 1]
 
 
 def curve_table(comparisons: Sequence[Comparison]) -> list[str]:
@@ -136,9 +143,14 @@ def curve_table(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:
-    """Say in words whether the paper's claim holds here: one line against each alternative."""
+    """Say in words whether the paper's claim holds here: one line against each alternative, wrapped."""
+    return [line for own in verdict_sentences(verdict) for line in textwrap.wrap(own, 120)]
+
+
+def verdict_sentences(verdict: Verdict) -> list[str]:
+    """Say in words whether the paper's claim holds here: the question, and an answer against each alternative."""
     head = f"Does retraining {verdict.rule} alone raise adversarial accuracy? ({_seeds(verdict)})"
-    return [head, *(line for own in verdict.lines for line in textwrap.wrap(_verdict_line(verdict, own), 120))]
+    return [head, *(_verdict_line(verdict, own) for own in verdict.lines)]
 
 
 def _seeds(verdict: Verdict) -> str:
@@ -156,3 +168,44 @@ def _verdict_line(verdict: Verdict, line: VerdictLine) -> str:
             f"{'s' if len(line.fgsm.seed_values) > 1 else ''}, ε = {verdict.epsilon * 255:.3g}/255"
         )
     return text + (f" ({line.reason})." if line.reason else ".")
+
+
+def retraining_json(retrainings: Sequence[Retraining], comparison: Comparison, verdict: Verdict) -> dict[str, Any]:
+    """Put retrainings, their comparison and the verdict into plain JSON types."""
+    return {
+        "retrainings": [
+            {
+                "seed": own.seed,
+                "measurement": asdict(own.spec.measurement),
+                "checkpoint": {"sha256": own.checkpoint_sha256, "origin": own.origin},
+                "dataset": {"title": own.dataset_title, "report": own.report},
+                "num_live": own.num_live,
+                "before": _accuracies(own.before),
+                "rules": [
+                    {
+                        "rule": result.choice.rule,
+                        "draw": result.choice.draw,
+                        "selection": asdict(result.choice.selection),
+                        "reason": result.choice.reason,
+                        "start": None if result.start is None else asdict(result.start),
+                        "epochs": [
+                            {
+                                "loss": epoch.loss,
+                                "frozen_sha256": epoch.frozen_sha256,
+                                "accuracy": _accuracies(epoch.judgement),
+                            }
+                            for epoch in result.epochs
+                        ],
+                    }
+                    for result in own.rules
+                ],
+            }
+            for own in retrainings
+        ],
+        "comparison": asdict(comparison),
+        "verdict": asdict(verdict),
+    }
+
+
+def _accuracies(judgement: Judgement) -> dict[str, float]:
+    return {kind: judgement.accuracy(kind) for kind in JUDGED}

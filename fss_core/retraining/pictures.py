@@ -1,0 +1,111 @@
+"""What the Retrain view shows: what is chosen, judged and compared so far, without computing a network or torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fss_core.checkpoints import available_epochs
+from fss_core.flow import find_measured
+from fss_core.retraining.comparing import Comparison, compare, compare_epochs
+from fss_core.retraining.coverage import Coverage, cover
+from fss_core.retraining.lookup import find_retrained, of_seed, shared_epsilon
+from fss_core.retraining.results import Retraining
+from fss_core.retraining.spec import RetrainingSpec
+from fss_core.retraining.verdicts import Verdict, verdict
+from fss_core.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RetrainPicture:
+    """Everything that is there of a retraining.
+
+    Attributes:
+        spec: what was asked for.
+        seeds: the initialisations that were asked for.
+        coverages: what each rule trains, of those whose layers are measured.
+        retrainings: of those that are judged before retraining, at least.
+        comparisons: before retraining, and after every epoch up to the budget; empty without ``retrainings``.
+        verdict: after the budget; ``None`` without ``retrainings``.
+    """
+
+    spec: RetrainingSpec
+    seeds: tuple[int, ...]
+    coverages: tuple[Coverage, ...]
+    retrainings: tuple[Retraining, ...]
+    comparisons: tuple[Comparison, ...]
+    verdict: Verdict | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every rule of every initialisation has had its budget, or chose nothing."""
+        return len(self.retrainings) == len(self.seeds) and all(own.complete for own in self.retrainings)
+
+    @property
+    def last(self) -> Comparison:
+        """The comparison at equal budget."""
+        return self.comparisons[-1]
+
+
+def find_picture(store: Store, spec: RetrainingSpec, seeds: Sequence[int]) -> RetrainPicture | None:
+    """Look up what there is of a retraining.
+
+    Args:
+        store: where to look.
+        spec: what to look for; its own seed does not matter.
+        seeds: the initialisations; ε, unless given, is the one calibrated on the first.
+
+    Returns:
+        What there is; ``None`` where no checkpoint is measured completely.
+
+    Raises:
+        DataError: the data set is missing.
+        StoreError: a stored piece is broken, or of another schema.
+        ValueError: more probe or report images than there are.
+    """
+    epsilon = shared_epsilon(store, spec, seeds[0])
+    coverages, retrainings = [], []
+    for seed in seeds if epsilon is not None else ():
+        own = of_seed(spec, seed, epsilon)
+        measured = find_measured(store, own.measurement)
+        if measured is not None and not measured.missing:
+            coverages.append(cover(store, own, measured))
+            if (found := find_retrained(store, own)) is not None:
+                retrainings.append(found)
+    if not coverages:
+        return None
+    comparisons = compare_epochs(retrainings, level=spec.score.level) if retrainings else ()
+    return RetrainPicture(
+        spec=spec,
+        seeds=tuple(seeds),
+        coverages=tuple(coverages),
+        retrainings=tuple(retrainings),
+        comparisons=comparisons,
+        verdict=verdict(comparisons[-1]) if comparisons else None,
+    )
+
+
+def compare_checkpoints(store: Store, spec: RetrainingSpec, seeds: Sequence[int]) -> tuple[Comparison, ...]:
+    """Compare what came of the same retraining from every epoch that is stored.
+
+    Args:
+        store: where to look.
+        spec: what to look for, at whatever epoch and seed.
+        seeds: the initialisations; those that a checkpoint lacks are left out.
+
+    Returns:
+        One comparison per epoch at which some rule had its budget, in order; each at its own ε, unless one is given.
+
+    Raises:
+        FssError: as :func:`find_picture`.
+    """
+    found = []
+    for epoch in available_epochs(replace(spec.measurement.training, seed=seeds[0])):
+        own = replace(spec, measurement=replace(spec.measurement, epoch=epoch))
+        epsilon = shared_epsilon(store, own, seeds[0])
+        each = [find_retrained(store, of_seed(own, seed, epsilon)) for seed in seeds] if epsilon is not None else []
+        if retrainings := [one for one in each if one is not None]:
+            comparison = compare(retrainings, level=spec.score.level)
+            if any(row.accuracy for row in comparison.rows[1:]):
+                found.append(comparison)
+    return tuple(found)
