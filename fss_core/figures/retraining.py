@@ -1,4 +1,4 @@
-"""Accuracy after retraining: against the epoch of retraining, and against the epoch of the checkpoint it started from."""
+"""Accuracy after retraining: against the epoch of retraining, and against the epoch that it started from."""
 
 from __future__ import annotations
 
@@ -53,11 +53,9 @@ def retraining_figure(comparisons: Sequence[Comparison], *, dark: bool = False) 
     """
     epochs = np.array([own.epoch for own in comparisons])
     found = {row.rule: [own.row(row.rule) for own in comparisons] for row in comparisons[-1].rows[1:]}
-    ticks = (
-        [*epochs.tolist()]
-        if len(epochs) <= 11
-        else sorted({*np.linspace(0, epochs[-1], 6).round().astype(int).tolist()})
-    )
+    ticks = epochs.tolist()
+    if len(ticks) > 11:
+        ticks = sorted({*np.linspace(0, epochs[-1], 6).round().astype(int).tolist()})
     figure = _panels(
         comparisons[-1],
         dark,
@@ -209,7 +207,7 @@ def _before(figure: go.Figure, before: Estimate, x: tuple[float, float], panel: 
         name=NO_RETRAINING,
         legendgroup=NO_RETRAINING,
         showlegend=panel == 1,
-        hovertemplate=f"{NO_RETRAINING}: {before.value:.3f} [{before.low:.3f}, {before.high:.3f}] ({about})<extra></extra>",
+        hovertemplate=f"{NO_RETRAINING}: %{{y:.3f}} [{before.low:.3f}, {before.high:.3f}] ({about})<extra></extra>",
         **_axes(panel),
     )
 
