@@ -44,6 +44,8 @@ _STORED = {
         "they are made again when they are needed; images cannot be shown until then.",
     ),
     "epsilon": ("Calibrations of ε", "the size of every attack has to be calibrated again."),
+    "retraining": ("Retrainings (states and judgements)", "every network has to be retrained again."),
+    "criticality": ("Criticality of layers", "it is measured again when a rule asks for it."),
 }
 
 

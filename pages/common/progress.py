@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from fss_core.explore import version_of
 from fss_core.jobs import service
 from fss_core.jobs.board import OPEN_STATES, Board, Run
 from fss_core.jobs.plans import Plan
-from fss_core.jobs.requests import MeasureRequest
+from fss_core.jobs.requests import Request
 from fss_core.specs import FssError
 from fss_core.store import Store
 from pages.common.frame import plain, shown_errors
@@ -21,7 +25,25 @@ _BASIS = {
 }
 
 
-def find_run(store: Store, request: MeasureRequest) -> Run | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verb:
+    """What the button and the strip call the work.
+
+    Attributes:
+        ask: on the button.
+        doing: while it is done.
+        done: when nothing is left.
+    """
+
+    ask: str = "Measure"
+    doing: str = "Measuring"
+    done: str = "Measured"
+
+
+_MEASURE = Verb()
+
+
+def find_run(store: Store, request: Request) -> Run | None:
     """Find the run of a request, if it was ever asked for."""
     return next((run for run in Board(store).runs() if run.key == request.key), None)
 
@@ -31,31 +53,40 @@ def is_open(run: Run | None) -> bool:
     return run is not None and run.state in OPEN_STATES
 
 
-def offer(store: Store, request: MeasureRequest, run: Run | None) -> Plan | None:
-    """Draw the button that measures what is missing, with the time it will take.
+def offer(
+    store: Store, request: Request, run: Run | None, verb: Verb = _MEASURE, *, place: DeltaGenerator | None = None
+) -> Plan | None:
+    """Draw the button that does what is missing, with the time it will take.
+
+    Args:
+        store: where results are.
+        request: what is looked at.
+        run: of the request, if it was asked for.
+        verb: what to call it.
+        place: where to draw; the side bar by default.
 
     Returns:
         What is left; ``None`` while it is being measured, or where it cannot be.
     """
-    with st.sidebar.container(key="offer"):
+    with (place or st.sidebar).container(key="offer"):
         if is_open(run):
-            st.button("Measuring …", disabled=True, width="stretch", key="measure")
+            st.button(f"{verb.doing} …", disabled=True, width="stretch", key="measure")
             return None
         try:
             plan = service.estimate(store, request)
         except (FssError, ValueError) as error:
-            st.button("Measure", disabled=True, width="stretch", key="measure")
+            st.button(verb.ask, disabled=True, width="stretch", key="measure")
             st.caption(plain(str(error)))
             return None
         if not plan.tasks:
-            st.button("Measured", disabled=True, width="stretch", key="measure")
+            st.button(verb.done, disabled=True, width="stretch", key="measure")
             return plan
-        st.button("Measure", type="primary", width="stretch", key="measure", on_click=_ask, args=(store, request))
+        st.button(verb.ask, type="primary", width="stretch", key="measure", on_click=_ask, args=(store, request))
         st.caption(estimate_words(plan))
         return plan
 
 
-def _ask(store: Store, request: MeasureRequest) -> None:
+def _ask(store: Store, request: Request) -> None:
     with shown_errors():
         service.ask(store, request)
 
@@ -68,22 +99,38 @@ def estimate_words(plan: Plan) -> str:
     return f"{text} ({_BASIS[plan.basis]})."
 
 
-def strip(store: Store, request: MeasureRequest, run: Run | None, plan: Plan | None) -> None:
-    """Show how far the run of a request is, or how it ended, if that is not plain from the picture."""
+def strip(
+    store: Store,
+    request: Request,
+    run: Run | None,
+    plan: Plan | None,
+    verb: Verb = _MEASURE,
+    version: Callable[[Store, Request], object] = version_of,
+) -> None:
+    """Show how far the run of a request is, or how it ended, if that is not plain from the picture.
+
+    Args:
+        store: where results are.
+        request: what is looked at.
+        run: of the request, if it was asked for.
+        plan: what is left of it.
+        verb: what to call it.
+        version: says which version of the results there is; another one is another picture.
+    """
     if is_open(run):
-        _poll(store, request)
+        _poll(store, request, version)
     elif plan is not None and not plan.tasks:
         return  # whatever came of the run, everything is there now
     elif run is not None and run.state == "failed":
         with st.container(key="failed"):
-            st.error(f"Measuring failed: {plain(run.reason)}")
+            st.error(f"{verb.doing} failed: {plain(run.reason)}")
             st.button("Try again", key="retry", on_click=_ask, args=(store, request))
     elif run is not None and run.state == "cancelled":
-        st.info("Cancelled. What was finished is kept; **Measure** goes on from there.")
+        st.info(f"Cancelled. What was finished is kept; **{verb.ask}** goes on from there.")
 
 
 @st.fragment(run_every=_POLL_SECONDS)
-def _poll(store: Store, request: MeasureRequest) -> None:
+def _poll(store: Store, request: Request, version_of: Callable[[Store, Request], object]) -> None:
     """Draw the strip, every second; draw the whole page again when there is more to see on it."""
     board = Board(store)
     try:
@@ -112,7 +159,7 @@ def _poll(store: Store, request: MeasureRequest) -> None:
             width="stretch",
         )
         if problem := service.runner_problem(store):
-            st.warning(f"The process that measures could not start: {plain(problem)}. It is tried again.")
+            st.warning(f"The process that does the work could not start: {plain(problem)}. It is tried again.")
     if st.session_state.get("shown_version", version) != version:
         st.session_state["shown_version"] = version
         st.rerun()

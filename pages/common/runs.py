@@ -11,11 +11,12 @@ from fss_core.jobs import service
 from fss_core.jobs.board import OPEN_STATES, Board
 from fss_core.jobs.kinds import read_request, words
 from fss_core.jobs.requests import MeasureRequest, Request
+from fss_core.jobs.retraining_plans import RetrainRequest
 from fss_core.jobs.service import RunProgress
 from fss_core.results import Disk, clear, disk_use, forget_result
 from fss_core.specs import FssError
 from fss_core.store import Store
-from pages.common import known
+from pages.common import known, retrain_choices
 from pages.common.choices import known_datasets
 from pages.common.frame import plain, shown_errors
 
@@ -108,6 +109,9 @@ def _draw_run(store: Store, now: RunProgress) -> None:
                         help="Forgets what was measured, and strikes the run off this list. Checkpoints stay.",
                     )
                 else:
+                    if isinstance(request, RetrainRequest):
+                        link = retrain_choices.link_params(request)
+                        st.page_link("pages/retrain.py", label="Open", query_params=link)
                     st.button("Strike off", key=f"strike_{run.key}", on_click=_do, args=(Board(store).delete, run.key))
         with st.expander("Log", key=f"log_{run.key}"):
             for line in Board(store).log_lines(run.key):

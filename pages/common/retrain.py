@@ -1,0 +1,229 @@
+"""The panels of the Retrain view: the verdict, what each rule trains, curves, the table, other checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import streamlit as st
+
+from fss_core import explore, figures
+from fss_core.jobs import service
+from fss_core.jobs.plans import Plan
+from fss_core.jobs.requests import Request
+from fss_core.jobs.retraining_plans import RetrainRequest
+from fss_core.retraining.comparing import Comparison
+from fss_core.retraining.lookup import shared_epsilon
+from fss_core.retraining.pictures import RetrainPicture
+from fss_core.retraining.reports import heading, notes, retraining_json, verdict_sentences
+from fss_core.store import Store
+from pages.common import downloads
+from pages.common.frame import escaped, is_dark, plain, shown_errors
+from pages.common.progress import Verb, estimate_words
+from pages.common.retrain_table import comparison_table
+
+VERB = Verb(ask="Retrain", doing="Retraining", done="Retrained")
+
+WHAT_IT_IS = (
+    "The paper's application: from one checkpoint, train only the layers that a **rule** chooses for a few more epochs "
+    "on clean images, and freeze the rest. Does adversarial accuracy rise? Every rule sees the same batches in the "
+    "same order, and every network is judged on images that neither training nor the choice of layers has seen."
+)
+
+
+def is_prepared(request: RetrainRequest) -> bool:
+    """Say whether the data set is ready, so that looking results up decodes nothing."""
+    return explore.is_prepared(request.measurement(request.seeds[0], None))
+
+
+def version_of(store: Store, request: Request) -> tuple[object, ...]:
+    """Say which version of its results there is: whatever is added or replaced changes it."""
+    assert isinstance(request, RetrainRequest)
+    own = (store.num_bytes("retraining/"), store.count("criticality/"))
+    if not is_prepared(request):
+        return own
+    epsilon = shared_epsilon(store, request.spec, request.seeds[0])
+    return (*own, *(explore.version_of(store, request.measurement(seed, epsilon)) for seed in request.seeds))
+
+
+# Without a picture ----------------------------------------------------------------------------------------
+
+
+def nothing_there(request: RetrainRequest, plan: Plan | None, *, working: bool) -> None:
+    """Say what the view is, and what pressing **Retrain** will do."""
+    st.markdown(WHAT_IT_IS)
+    if working:
+        st.markdown(
+            "The layers are being measured, to find out which are robust and antifragile. What each rule trains "
+            "appears as soon as that is known, then the curves, epoch by epoch."
+        )
+    elif plan is not None:
+        spec = request.spec
+        st.markdown(
+            f"The layers of this checkpoint are not measured yet, so that no rule can choose. **Retrain** trains what "
+            f"is missing, measures every layer on {spec.measurement.num_images} probe images, lets each rule choose, "
+            f"and retrains for {_epochs(spec.budget)}. {estimate_words(plan)}"
+        )
+
+
+def _epochs(number: int) -> str:
+    return f"{number} epoch{'s' if number > 1 else ''}"
+
+
+def unreadable(store: Store, request: RetrainRequest, reason: str) -> None:
+    """Show why stored results cannot be shown, and offer the remedy."""
+    st.error(plain(reason))
+    st.markdown(
+        "Everything that is sound stays. What is damaged, or was written by another version, can be made again."
+    )
+    st.button("Forget what is damaged and measure it again", key="repair", on_click=_repair, args=(store, request))
+
+
+def _repair(store: Store, request: RetrainRequest) -> None:
+    with shown_errors():
+        store.delete_damaged("retraining/")
+        store.delete_damaged("criticality/")
+        for seed in request.seeds:
+            explore.forget_damaged(store, request.measurement(seed, request.spec.measurement.epsilon))
+        service.ask(store, request)
+
+
+# The picture ----------------------------------------------------------------------------------------------
+
+
+def draw(picture: RetrainPicture, across: Sequence[Comparison], *, working: bool) -> None:
+    """Draw everything that is there."""
+    if picture.retrainings:
+        _verdict(picture, working=working)
+    else:
+        st.markdown(WHAT_IT_IS)
+        st.info(
+            "The layers are measured, and each rule has chosen, below. Nothing is retrained yet"
+            + (": the network is being judged as it is." if working else "; **Retrain** does it.")
+        )
+    with st.container(key="explore_columns"):
+        left, right = st.columns([1, 1], gap="medium")
+        with left:
+            _coverage(picture)
+        with right, st.container(key="drilldown"):
+            if picture.retrainings:
+                _curves(picture)
+    if picture.retrainings:
+        _table(picture)
+        _across(across)
+
+
+def _verdict(picture: RetrainPicture, *, working: bool) -> None:
+    assert picture.verdict is not None
+    question, *answers = verdict_sentences(picture.verdict)
+    tiles = [
+        f'<div class="fss-tile"><div class="name">Against {escaped(line.against)}</div>'
+        f'<div class="value">{escaped(line.outcome.capitalize())}</div><div class="note">{escaped(answer)}</div></div>'
+        for line, answer in zip(picture.verdict.lines, answers, strict=True)
+    ]
+    st.html(
+        f'<p style="margin-bottom: 0.4rem"><b>{escaped(question)}</b></p><div class="fss-tiles">{"".join(tiles)}</div>'
+    )
+    if not picture.complete:
+        seeds = (
+            f" of {len(picture.retrainings)} of {len(picture.seeds)} initialisations" if len(picture.seeds) > 1 else ""
+        )
+        st.caption(
+            f"Not complete: what there is{seeds} is shown" + ("." if working else "; **Retrain** does the rest.")
+        )
+
+
+def _coverage(picture: RetrainPicture) -> None:
+    st.header("What each rule trains", anchor=False)
+    by_seed = {own.seed: own for own in picture.coverages}
+    if st.session_state["shown"] not in by_seed:
+        st.session_state["shown"] = next(iter(by_seed))
+    if len(picture.seeds) > 1:
+        st.selectbox("Of initialisation", list(by_seed), key="shown")
+    coverage = by_seed[st.session_state["shown"]]
+    figure = figures.coverage_chart(coverage, dark=is_dark())
+    st.plotly_chart(
+        figure,
+        key="coverage",
+        theme=None,
+        width="stretch",
+        config=figures.SAVE_CONFIG,
+        alt=figures.coverage_alt(coverage),
+    )
+    call = (
+        "<b>call</b>: of the score that decides; <b>F</b> fragile, <b>R</b> robust, <b>A</b> antifragile, lower case "
+        "leaning. "
+        if coverage.scores
+        else "Each pulse of a layer's weights has a call of its own. "
+    )
+    st.html(
+        f'<p class="fss-quiet">{call}<b>●</b> trained whole; a number: so many per cent of its live weights are (of '
+        f"random, on average over draws); empty: frozen. Initialisation {coverage.seed}.</p>"
+    )
+    downloads.figure_button(figure, "coverage", "What each rule trains")
+
+
+def _curves(picture: RetrainPicture) -> None:
+    st.header("Accuracy while retraining", anchor=False)
+    figure = figures.retraining_figure(picture.comparisons, dark=is_dark())
+    st.plotly_chart(
+        figure,
+        key="retraining_curves",
+        theme=None,
+        width="stretch",
+        config=figures.SAVE_CONFIG,
+        alt=figures.retraining_alt(picture.comparisons),
+    )
+    last = picture.last
+    over = (
+        f"images; initialisation {last.seeds[0]}, this checkpoint only"
+        if last.one_checkpoint
+        else f"{len(last.seeds)} initialisations, each a dot"
+    )
+    st.html(
+        f'<p class="fss-quiet">Bands: {last.level * 100:g}% intervals over {over}; n = {last.num_images} report '
+        "images. Dotted: no retraining. Each panel has a range of its own. Click a name to hide it.</p>"
+    )
+    downloads.figure_button(figure, "retraining", "Accuracy while retraining")
+
+
+def _table(picture: RetrainPicture) -> None:
+    st.header(f"After {_epochs(picture.last.epoch)}, at equal budget", anchor=False)
+    st.html(comparison_table(picture.last))
+    lines = [*heading(picture.retrainings, picture.last), *notes(picture.retrainings, picture.last)]
+    st.html("".join(f'<p class="fss-quiet" style="margin: 0.15rem 0">{escaped(line)}</p>' for line in lines))
+    assert picture.verdict is not None
+    found = retraining_json(picture.retrainings, picture.last, picture.verdict)
+    st.download_button(
+        "Everything (JSON)",
+        lambda: json.dumps(found, ensure_ascii=False, indent=1).encode(),
+        "fss-retraining.json",
+        "application/json",
+        key="save_retraining",
+        on_click="ignore",
+    )
+
+
+def _across(across: Sequence[Comparison]) -> None:
+    st.header("Across checkpoints", anchor=False)
+    if len(across) < 2:
+        st.caption(
+            "The paper says “at any given epoch”. Retrain from another epoch, too (side bar), with the same rules and "
+            "budget, and accuracy after retraining is drawn here against the epoch that it started from."
+        )
+        return
+    figure = figures.checkpoints_figure(across, dark=is_dark())
+    st.plotly_chart(
+        figure,
+        key="across",
+        theme=None,
+        width="stretch",
+        config=figures.SAVE_CONFIG,
+        alt=figures.checkpoints_alt(across),
+    )
+    sizes = list(dict.fromkeys(f"{own.epsilon * 255:.3g}/255" for own in across))
+    if len(sizes) > 1:
+        st.caption(
+            f"ε is calibrated on each checkpoint ({', '.join(sizes)}), so that attacked accuracies are not of one "
+            "attack; give ε in the side bar to compare them."
+        )
