@@ -26,7 +26,7 @@ from fss_core.jobs.board import Board, Task
 from fss_core.jobs.kinds import KINDS, plan_request, read_request, words
 from fss_core.jobs.rates import Machine
 from fss_core.jobs.retraining_plans import RetrainRequest, retrain_task_name
-from fss_core.retraining import Retraining, RetrainingSpec, compare, retrain, verdict
+from fss_core.retraining import JUDGED, Retraining, RetrainingSpec, compare, retrain, verdict
 from fss_core.retraining.lookup import find_retrained_seeds, of_seed, setting_of
 from fss_core.retraining.reports import verdict_lines
 from fss_core.retraining.training import Retrainer
@@ -212,7 +212,7 @@ def test_a_rule_that_chooses_nothing_is_a_result(fss: Fss) -> None:
     ("change", "code", "reason"),
     [
         (["--budget", 0], 2, "budget must be at least 1 epoch of retraining"),
-        (["--rules", "fragle"], 1, "no rule 'fragle'; did you mean 'fragile'"),
+        (["--rules", "fragle"], 1, "no rule 'fragle'; choose from robust_antifragile, "),
         (["--rules", "all,all"], 2, "rules must name at least one rule, each once, got all, all"),
         (["--rules", ","], 2, "name at least one"),
         (["--epoch", 9], 1, "no epoch 9 of lanes_net on lanes, seed 0"),
@@ -334,7 +334,7 @@ def carry_out(store: Store, request: RetrainRequest = REQUEST, **options: Any) -
 def accuracies(found: Retraining) -> list[tuple[str, list[float]]]:
     assert found.complete
     return [
-        (own.choice.rule, [epoch.judgement.accuracy(kind) for epoch in own.epochs for kind in epoch.judgement.packed])
+        (own.choice.rule, [epoch.judgement.accuracy(kind) for epoch in own.epochs for kind in JUDGED])
         for own in found.rules
     ]
 
@@ -363,7 +363,7 @@ def test_progress_of_all_selections_is_one_bar_that_never_goes_back(store: Store
     own = [now for now in seen if now.stage == "retrain"]
     shares = [now.done / now.total for now in own]
     assert shares == sorted(shares)
-    assert 0.9 < shares[-1] <= 1
+    assert 0.8 < shares[-1] <= 1
     assert {now.detail.partition(":")[0] for now in own} == set(RULES)
     assert [now.stage for now in seen].index("judge") < [now.stage for now in seen].index("retrain")
 

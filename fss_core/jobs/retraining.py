@@ -13,7 +13,7 @@ from fss_core.jobs.board import Task
 from fss_core.jobs.kinds import MakeFlow
 from fss_core.jobs.measuring import MeasureWork, placed
 from fss_core.jobs.retraining_plans import RetrainRequest, retrain_task_name
-from fss_core.retraining.lookup import of_seed, shared_epsilon
+from fss_core.retraining.lookup import spec_of_seed
 from fss_core.retraining.running import refuse_overlap
 from fss_core.retraining.spec import RetrainingSpec
 from fss_core.retraining.work import Work
@@ -48,11 +48,11 @@ class RetrainWork:
         dataset = load_dataset(request.spec.measurement.training.dataset)
         self._refuse_overlap(dataset.name, dataset.probe.fingerprint + dataset.report.fingerprint)
         flow = self._flow(request.factory)
-        epsilon = shared_epsilon(flow.store, request.spec, request.seeds[0])
+        spec = spec_of_seed(flow.store, request.spec, request.seeds, seed)
+        assert spec is not None, "ε is chosen before any other initialisation is begun"
         if stage not in _OWN_STAGES:
             own = replace(task, name=f"{stage}:{name}" if name else stage)
-            return self._measuring.do(request.measurement(seed, epsilon), own, wait=wait)
-        spec = of_seed(request.spec, seed, epsilon)
+            return self._measuring.do(request.measurement(spec), own, wait=wait)
         checkpoint = find_checkpoint(spec.measurement.training, spec.measurement.epoch)
         work = self._work(
             replace(spec, measurement=placed(spec.measurement)),

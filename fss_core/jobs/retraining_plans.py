@@ -23,7 +23,7 @@ from fss_core.retraining.lookup import (
     num_report_images,
     of_seed,
     setting_of,
-    shared_epsilon,
+    spec_of_seed,
 )
 from fss_core.retraining.rules import RULES, Selection
 from fss_core.retraining.spec import RetrainingSpec
@@ -93,9 +93,9 @@ class RetrainRequest:
             ]
         )
 
-    def measurement(self, seed: int, epsilon: float | None) -> MeasureRequest:
-        """Ask for the scores by which one initialisation's layers are chosen."""
-        return MeasureRequest(spec=of_seed(self.spec, seed, epsilon).measurement, factory=self.factory)
+    def measurement(self, spec: RetrainingSpec) -> MeasureRequest:
+        """Ask for the scores by which layers are chosen: of ``spec``, which is that of one initialisation."""
+        return MeasureRequest(spec=spec.measurement, factory=self.factory)
 
 
 def plan_retraining(store: Store, request: RetrainRequest, machine: Machine) -> Plan:
@@ -147,20 +147,18 @@ class _Planner:
 
     def tasks(self) -> Iterator[Task]:
         """List what is left, one initialisation after the other; only the first that is not complete can begin."""
-        epsilon = self.request.spec.measurement.epsilon
-        if epsilon is None and self._card is not None:
-            epsilon = shared_epsilon(self.store, self.request.spec, self.request.seeds[0])
-        ready = True
-        for index, seed in enumerate(self.request.seeds):
-            own = epsilon if index == 0 or epsilon is not None else _PLACEHOLDER_EPSILON
-            tasks = list(self._seed(seed, own))
-            if index:
+        seeds, ready = self.request.seeds, True
+        for seed in seeds:
+            known = None if self._card is None else spec_of_seed(self.store, self.request.spec, seeds, seed)
+            epsilon = self.request.spec.measurement.epsilon if seed == seeds[0] else _PLACEHOLDER_EPSILON
+            tasks = list(self._seed(seed, known or of_seed(self.request.spec, seed, epsilon)))
+            if seed != seeds[0]:
                 tasks = [task for task in tasks if task.stage != "data"]
             yield from tasks if ready else (replace(task, ready=False) for task in tasks)
             ready = ready and not tasks
 
-    def _seed(self, seed: int, epsilon: float | None) -> Iterator[Task]:
-        plan = plan_measurement(self.store, self.request.measurement(seed, epsilon), self.machine)
+    def _seed(self, seed: int, spec: RetrainingSpec) -> Iterator[Task]:
+        plan = plan_measurement(self.store, self.request.measurement(spec), self.machine)
         if plan.tasks:
             self.bases.append(plan.basis)
             for task in plan.tasks:
@@ -168,7 +166,6 @@ class _Planner:
                 yield replace(task, name=f"{stage}:{seed}/{rest}" if rest else f"{stage}:{seed}")
             yield from self._unknown(seed)
             return
-        spec = of_seed(self.request.spec, seed, epsilon)
         measured = find_measured(self.store, spec.measurement)
         assert measured is not None
         yield from self._known(seed, spec, measured)

@@ -65,8 +65,8 @@ def find_retrained_seeds(store: Store, spec: RetrainingSpec, seeds: Sequence[int
         FssError: as :func:`find_retrained`.
         ValueError: more report images than there are.
     """
-    epsilon = shared_epsilon(store, spec, seeds[0])
-    found = [find_retrained(store, of_seed(spec, seed, epsilon)) for seed in seeds] if epsilon is not None else []
+    specs = [spec_of_seed(store, spec, seeds, seed) for seed in seeds]
+    found = [find_retrained(store, own) for own in specs if own is not None]
     return tuple(own for own in found if own is not None)
 
 
@@ -76,21 +76,23 @@ def of_seed(spec: RetrainingSpec, seed: int, epsilon: float | None) -> Retrainin
     return replace(spec, measurement=replace(spec.measurement, training=training, epsilon=epsilon))
 
 
-def shared_epsilon(store: Store, spec: RetrainingSpec, first: int) -> float | None:
-    """Say at which ε all initialisations are measured and judged: the one given, or calibrated on the first of them.
+def spec_of_seed(store: Store, spec: RetrainingSpec, seeds: Sequence[int], seed: int) -> RetrainingSpec | None:
+    """Ask the same of one of several initialisations, at the ε of all: the one given, or calibrated on the first.
 
     Returns:
-        In pixels; ``None`` if it is not known yet.
+        What to ask for; ``None`` if ε is not known yet, and is not for this one to choose.
     """
-    measurement = spec.measurement
-    if measurement.epsilon is not None:
-        return measurement.epsilon
-    checkpoint = find_checkpoint(replace(measurement.training, seed=first), measurement.epoch)
-    if checkpoint is None:
-        return None
-    card = dataset_card(measurement.training.dataset)
-    found = find_epsilon(store, checkpoint, card, measurement.device_type)
-    return None if found is None else found.epsilon
+    epsilon = spec.measurement.epsilon
+    if seed != seeds[0] and epsilon is None:
+        first = of_seed(spec, seeds[0], None).measurement
+        checkpoint = find_checkpoint(first.training, first.epoch)
+        if checkpoint is None:
+            return None
+        found = find_epsilon(store, checkpoint, dataset_card(first.training.dataset), first.device_type)
+        if found is None:
+            return None
+        epsilon = found.epsilon
+    return of_seed(spec, seed, epsilon)
 
 
 def distinct_selections(choices: Iterable[Choice]) -> dict[Selection, list[str]]:

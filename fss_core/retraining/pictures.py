@@ -9,7 +9,7 @@ from fss_core.checkpoints import available_epochs
 from fss_core.flow import find_measured
 from fss_core.retraining.comparing import Comparison, compare, compare_epochs
 from fss_core.retraining.coverage import Coverage, cover
-from fss_core.retraining.lookup import find_retrained, of_seed, shared_epsilon
+from fss_core.retraining.lookup import find_retrained, find_retrained_seeds, spec_of_seed
 from fss_core.retraining.results import Retraining
 from fss_core.retraining.spec import RetrainingSpec
 from fss_core.retraining.verdicts import Verdict, verdict
@@ -63,12 +63,11 @@ def find_picture(store: Store, spec: RetrainingSpec, seeds: Sequence[int]) -> Re
         StoreError: a stored piece is broken, or of another schema.
         ValueError: more probe or report images than there are.
     """
-    epsilon = shared_epsilon(store, spec, seeds[0])
     coverages, retrainings = [], []
-    for seed in seeds if epsilon is not None else ():
-        own = of_seed(spec, seed, epsilon)
-        measured = find_measured(store, own.measurement)
-        if measured is not None and not measured.missing:
+    for seed in seeds:
+        own = spec_of_seed(store, spec, seeds, seed)
+        measured = None if own is None else find_measured(store, own.measurement)
+        if own is not None and measured is not None and not measured.missing:
             coverages.append(cover(store, own, measured))
             if (found := find_retrained(store, own)) is not None:
                 retrainings.append(found)
@@ -102,9 +101,7 @@ def compare_checkpoints(store: Store, spec: RetrainingSpec, seeds: Sequence[int]
     found = []
     for epoch in available_epochs(replace(spec.measurement.training, seed=seeds[0])):
         own = replace(spec, measurement=replace(spec.measurement, epoch=epoch))
-        epsilon = shared_epsilon(store, own, seeds[0])
-        each = [find_retrained(store, of_seed(own, seed, epsilon)) for seed in seeds] if epsilon is not None else []
-        if retrainings := [one for one in each if one is not None]:
+        if retrainings := find_retrained_seeds(store, own, seeds):
             comparison = compare(retrainings, level=spec.score.level)
             if any(row.accuracy for row in comparison.rows[1:]):
                 found.append(comparison)

@@ -13,7 +13,7 @@ from fss_core.jobs.plans import Plan
 from fss_core.jobs.requests import Request
 from fss_core.jobs.retraining_plans import RetrainRequest
 from fss_core.retraining.comparing import Comparison
-from fss_core.retraining.lookup import shared_epsilon
+from fss_core.retraining.lookup import spec_of_seed
 from fss_core.retraining.pictures import RetrainPicture
 from fss_core.retraining.reports import heading, notes, retraining_json, verdict_sentences
 from fss_core.store import Store
@@ -33,7 +33,7 @@ WHAT_IT_IS = (
 
 def is_prepared(request: RetrainRequest) -> bool:
     """Say whether the data set is ready, so that looking results up decodes nothing."""
-    return explore.is_prepared(request.measurement(request.seeds[0], None))
+    return explore.is_prepared(request.measurement(request.spec))
 
 
 def version_of(store: Store, request: Request) -> tuple[object, ...]:
@@ -42,8 +42,8 @@ def version_of(store: Store, request: Request) -> tuple[object, ...]:
     own = (store.num_bytes("retraining/"), store.count("criticality/"))
     if not is_prepared(request):
         return own
-    epsilon = shared_epsilon(store, request.spec, request.seeds[0])
-    return (*own, *(explore.version_of(store, request.measurement(seed, epsilon)) for seed in request.seeds))
+    specs = [spec_of_seed(store, request.spec, request.seeds, seed) for seed in request.seeds]
+    return (*own, *(explore.version_of(store, request.measurement(spec)) for spec in specs if spec is not None))
 
 
 # Without a picture ----------------------------------------------------------------------------------------
@@ -84,7 +84,8 @@ def _repair(store: Store, request: RetrainRequest) -> None:
         store.delete_damaged("retraining/")
         store.delete_damaged("criticality/")
         for seed in request.seeds:
-            explore.forget_damaged(store, request.measurement(seed, request.spec.measurement.epsilon))
+            if (spec := spec_of_seed(store, request.spec, request.seeds, seed)) is not None:
+                explore.forget_damaged(store, request.measurement(spec))
         service.ask(store, request)
 
 
