@@ -16,7 +16,7 @@ JUDGED_TITLES: dict[Judged, str] = {
     "clean": "Clean images",
     "fgsm": "White-box FGSM",
     "pgd": "White-box PGD",
-    "transfer": "Transfer: the old network’s images",
+    "transfer": "Transfer from before",
 }
 
 MOST_BANDS = 4

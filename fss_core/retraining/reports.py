@@ -144,13 +144,13 @@ def curve_table(comparisons: Sequence[Comparison]) -> list[str]:
 
 def verdict_lines(verdict: Verdict) -> list[str]:
     """Say in words whether the paper's claim holds here: one line against each alternative, wrapped."""
-    return [line for own in verdict_sentences(verdict) for line in textwrap.wrap(own, 120)]
+    sentences = [verdict_question(verdict), *(_verdict_line(verdict, own) for own in verdict.lines)]
+    return [line for own in sentences for line in textwrap.wrap(own, 120)]
 
 
-def verdict_sentences(verdict: Verdict) -> list[str]:
-    """Say in words whether the paper's claim holds here: the question, and an answer against each alternative."""
-    head = f"Does retraining {verdict.rule} alone raise adversarial accuracy? ({_seeds(verdict)})"
-    return [head, *(_verdict_line(verdict, own) for own in verdict.lines)]
+def verdict_question(verdict: Verdict) -> str:
+    """Ask what the verdict answers, and of which initialisations."""
+    return f"Does retraining {verdict.rule} alone raise adversarial accuracy? ({_seeds(verdict)})"
 
 
 def _seeds(verdict: Verdict) -> str:
@@ -160,14 +160,20 @@ def _seeds(verdict: Verdict) -> str:
 
 
 def _verdict_line(verdict: Verdict, line: VerdictLine) -> str:
-    text = f"Against {line.against}: {line.outcome}"
-    if line.fgsm is not None and line.pgd is not None:
-        text += (
-            f"; white-box FGSM accuracy {_interval(line.fgsm, sign='+')}, PGD {_interval(line.pgd, sign='+')}, "
-            f"n = {verdict.num_images} images, {len(line.fgsm.seed_values)} seed"
-            f"{'s' if len(line.fgsm.seed_values) > 1 else ''}, ε = {verdict.epsilon * 255:.3g}/255"
-        )
-    return text + (f" ({line.reason})." if line.reason else ".")
+    numbers = verdict_numbers(verdict, line)
+    reason = f" ({line.reason})" if line.reason else ""
+    return f"Against {line.against}: {line.outcome}{f'; {numbers}' if numbers else ''}{reason}."
+
+
+def verdict_numbers(verdict: Verdict, line: VerdictLine) -> str:
+    """Say by how much, with intervals, n, seeds and ε; nothing where nothing was tested."""
+    if line.fgsm is None or line.pgd is None:
+        return ""
+    return (
+        f"white-box FGSM accuracy {_interval(line.fgsm, sign='+')}, PGD {_interval(line.pgd, sign='+')}, "
+        f"n = {verdict.num_images} images, {len(line.fgsm.seed_values)} seed"
+        f"{'s' if len(line.fgsm.seed_values) > 1 else ''}, ε = {verdict.epsilon * 255:.3g}/255"
+    )
 
 
 def retraining_json(retrainings: Sequence[Retraining], comparison: Comparison, verdict: Verdict) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from fss_core.jobs.retraining_plans import RetrainRequest
 from fss_core.retraining.comparing import Comparison
 from fss_core.retraining.lookup import spec_of_seed
 from fss_core.retraining.pictures import RetrainPicture
-from fss_core.retraining.reports import heading, notes, retraining_json, verdict_sentences
+from fss_core.retraining.reports import heading, notes, retraining_json, verdict_numbers, verdict_question
 from fss_core.store import Store
 from pages.common import downloads
 from pages.common.frame import escaped, is_dark, plain, shown_errors
@@ -28,6 +28,11 @@ WHAT_IT_IS = (
     "The paper's application: from one checkpoint, train only the layers that a **rule** chooses for a few more epochs "
     "on clean images, and freeze the rest. Does adversarial accuracy rise? Every rule sees the same batches in the "
     "same order, and every network is judged on images that neither training nor the choice of layers has seen."
+)
+
+_OUTCOMES = (
+    "Holds: the interval of the difference in white-box FGSM accuracy lies above 0, and PGD accuracy is not lower. "
+    "Does not hold: the FGSM interval reaches no further than 0, or the PGD interval lies below 0. Else undecided."
 )
 
 
@@ -116,12 +121,16 @@ def draw(picture: RetrainPicture, across: Sequence[Comparison], *, working: bool
 
 def _verdict(picture: RetrainPicture, *, working: bool) -> None:
     assert picture.verdict is not None
-    question, *answers = verdict_sentences(picture.verdict)
-    tiles = [
-        f'<div class="fss-tile"><div class="name">Against {escaped(line.against)}</div>'
-        f'<div class="value">{escaped(line.outcome.capitalize())}</div><div class="note">{escaped(answer)}</div></div>'
-        for line, answer in zip(picture.verdict.lines, answers, strict=True)
-    ]
+    question = verdict_question(picture.verdict)
+    tiles = []
+    for line in picture.verdict.lines:
+        note = ". ".join(filter(None, (verdict_numbers(picture.verdict, line), line.reason)))
+        tiles.append(
+            f'<div class="fss-tile" title="{escaped(_OUTCOMES)}">'
+            f'<div class="name">Against {escaped(line.against)}</div>'
+            f'<div class="value">{escaped(line.outcome.capitalize())}</div>'
+            f'<div class="note">{escaped(note)}</div></div>'
+        )
     st.html(
         f'<p style="margin-bottom: 0.4rem"><b>{escaped(question)}</b></p><div class="fss-tiles">{"".join(tiles)}</div>'
     )
@@ -200,7 +209,7 @@ def _table(picture: RetrainPicture) -> None:
         lambda: json.dumps(found, ensure_ascii=False, indent=1).encode(),
         "fss-retraining.json",
         "application/json",
-        key="save_retraining",
+        key="save_comparison",
         on_click="ignore",
     )
 

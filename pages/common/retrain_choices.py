@@ -53,15 +53,13 @@ def draw() -> DeltaGenerator:
     Returns:
         Where the button goes.
     """
+    st.multiselect(
+        "Rules",
+        list(RULES),
+        key="rules",
+        help="Which layers are trained.  \n" + "  \n".join(f"**{name}**: {rule.title}" for name, rule in RULES.items()),
+    )
     with st.container(key="retrain_controls", horizontal=True, vertical_alignment="bottom"):
-        with st.container(width=430):
-            st.multiselect(
-                "Rules",
-                list(RULES),
-                key="rules",
-                help="Which layers are trained. "
-                + " ".join(f"**{name}**: {rule.title}." for name, rule in RULES.items()),
-            )
         st.number_input(
             "Budget R (epochs)", 1, 1000, key="budget", width=140, help="Epochs of retraining, the same for every rule."
         )
@@ -80,7 +78,7 @@ def draw() -> DeltaGenerator:
             st.selectbox("Filter", list(FILTERS), format_func=FILTERS.__getitem__, key="by_filter")
             st.radio("Leaning calls", list(LEANINGS), format_func=LEANINGS.__getitem__, key="leaning", horizontal=True)
             st.number_input("Draws of the rule random", 1, 20, key="draws")
-        return st.container(width=230)
+        return st.container(width=320)
 
 
 def read_request(chosen: Choices) -> RetrainRequest:
