@@ -29,6 +29,7 @@ def read_checkpoints(_store: Store, _request: RetrainRequest, key: str, version:
 def show(store: Store) -> None:
     """Draw the page for what is chosen."""
     sidebar.draw()
+    place = st.sidebar.container()
     sidebar.draw_scoring()
     try:
         chosen = choices.read_choices()
@@ -37,7 +38,7 @@ def show(store: Store) -> None:
         st.error(frame.plain(str(error)))
         return
     explore.heading(chosen.request)
-    place = retrain_choices.draw()
+    retrain_choices.draw()
     request = retrain_choices.read_request(chosen)
     run = progress.find_run(store, request)
     plan = progress.offer(store, request, run, retrain.VERB, place=place)

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from fss_core.figures.heat import ROW_HEIGHT, left_margin, pale_ground, readable_on, row_names, words
 from fss_core.figures.style import empty_figure, palette, plain, small
-from fss_core.retraining.coverage import Coverage
+from fss_core.retraining.coverage import NOT_KNOWN, Coverage
 from fss_core.retraining.rules import RULES
 
 _TOP, _BOTTOM = 128, 16
@@ -21,7 +21,8 @@ def coverage_chart(coverage: Coverage, *, dark: bool = False) -> go.Figure:
         dark: which design.
 
     Returns:
-        The figure; layers are the same rows as in the score heatmap, the first column is the call that decides.
+        The figure; layers are the same rows as in the score heatmap, the first column is the call that decides. A rule
+        that trains nothing has a word in place of marks; why, is in the coverage.
     """
     colours = palette(dark)
     num_layers, num_rules = coverage.shares.shape
@@ -74,7 +75,7 @@ def coverage_chart(coverage: Coverage, *, dark: bool = False) -> go.Figure:
     for column, reason in enumerate(coverage.reasons):
         if reason:
             figure.add_annotation(
-                text=plain(reason),
+                text="not known" if reason == NOT_KNOWN else "nothing",
                 x=first + column,
                 y=0,
                 xanchor="center",

@@ -66,6 +66,7 @@ def retraining_figure(comparisons: Sequence[Comparison], *, dark: bool = False) 
     about = _about(comparisons[-1])
     drawn = [rule for rule, rows in found.items() if any(own is not None and own.accuracy for own in rows)]
     for panel, kind in enumerate(JUDGED, 1):
+        _fit(figure, comparisons, kind, panel)
         before = comparisons[0].rows[0].accuracy[kind]
         _before(figure, before, (float(epochs[0]), float(epochs[-1])), panel, dark, about)
         for rule in drawn:
@@ -103,8 +104,10 @@ def checkpoints_figure(comparisons: Sequence[Comparison], *, dark: bool = False)
         title="epoch of the checkpoint",
     )
     colours = palette(dark)
-    rules = dict.fromkeys(row.rule for own in comparisons for row in own.rows[1:] if row.accuracy)
+    retrained = {row.rule for own in comparisons for row in own.rows[1:] if row.accuracy}
+    rules = [rule for rule in comparisons[0].spec.rules if rule in retrained]
     for panel, kind in enumerate(JUDGED, 1):
+        _fit(figure, comparisons, kind, panel)
         own = [(epoch, one.rows[0]) for epoch, one in zip(epochs, comparisons, strict=True)]
         _line(figure, NO_RETRAINING, kind, own, panel, (colours.muted, "dot", "circle-open"), _about(comparisons[0]))
         for rule in rules:
@@ -122,6 +125,16 @@ def checkpoints_alt(comparisons: Sequence[Comparison]) -> str:
         best = max((row for row in own.rows if row.accuracy), key=lambda row: row.accuracy[HEADLINE].value)
         parts.append(f"epoch {own.spec.measurement.epoch}: {best.rule} {best.accuracy[HEADLINE].value:.3f}")
     return f"Accuracy after retraining by the epoch it started from. Highest FGSM accuracy, {'; '.join(parts)}."
+
+
+def _fit(figure: go.Figure, comparisons: Sequence[Comparison], kind: Judged, panel: int) -> None:
+    """Fit a panel to what is drawn, as far as accuracies go: an interval over two seeds reaches far beyond."""
+    found = [row.accuracy[kind] for own in comparisons for row in own.rows if row.accuracy]
+    low = max(min(min(own.low, *own.seed_values) for own in found), 0.0)
+    high = min(max(max(own.high, *own.seed_values) for own in found), 1.0)
+    pad = 0.04 * (high - low) + 0.005
+    number = "" if panel == 1 else str(panel)
+    figure.update_layout({f"yaxis{number}_range": [low - pad, high + pad]})
 
 
 def _panels(

@@ -65,9 +65,9 @@ def nothing_there(request: RetrainRequest, plan: Plan | None, *, working: bool) 
     elif plan is not None:
         spec = request.spec
         st.markdown(
-            f"The layers of this checkpoint are not measured yet, so that no rule can choose. **Retrain** trains what "
-            f"is missing, measures every layer on {spec.measurement.num_images} probe images, lets each rule choose, "
-            f"and retrains for {_epochs(spec.budget)}. {estimate_words(plan)}"
+            "The layers of this checkpoint are not measured yet, so that no rule can choose. **Retrain**, in the side "
+            f"bar, trains what is missing, measures every layer on {spec.measurement.num_images} probe images, lets "
+            f"each rule choose, and retrains for {_epochs(spec.budget)}. {estimate_words(plan)}"
         )
 
 
@@ -124,7 +124,8 @@ def _verdict(picture: RetrainPicture, *, working: bool) -> None:
     question = verdict_question(picture.verdict)
     tiles = []
     for line in picture.verdict.lines:
-        note = ". ".join(filter(None, (verdict_numbers(picture.verdict, line), line.reason)))
+        parts = filter(None, (verdict_numbers(picture.verdict, line), line.reason))
+        note = " ".join(f"{part[0].upper()}{part[1:]}." for part in parts)
         tiles.append(
             f'<div class="fss-tile" title="{escaped(_OUTCOMES)}">'
             f'<div class="name">Against {escaped(line.against)}</div>'
@@ -170,6 +171,9 @@ def _coverage(picture: RetrainPicture) -> None:
         f'<p class="fss-quiet">{call}<b>●</b> trained whole; a number: so many per cent of its live weights are (of '
         f"random, on average over draws); empty: frozen. Initialisation {coverage.seed}.</p>"
     )
+    for rule, reason in zip(coverage.rules, coverage.reasons, strict=True):
+        if reason:
+            st.html(f'<p class="fss-quiet"><b>{escaped(rule)}</b> trains nothing: {escaped(reason)}.</p>')
     downloads.figure_button(figure, "coverage", "What each rule trains")
 
 
@@ -231,6 +235,10 @@ def _across(across: Sequence[Comparison]) -> None:
         config=figures.SAVE_CONFIG,
         alt=figures.checkpoints_alt(across),
     )
+    seeds = {own.spec.measurement.epoch: len(own.seeds) for own in across}
+    if len(set(seeds.values())) > 1:
+        each = ", ".join(f"epoch {epoch}: {number}" for epoch, number in seeds.items())
+        st.caption(f"Not all epochs have as many initialisations yet: {each}.")
     sizes = list(dict.fromkeys(f"{own.epsilon * 255:.3g}/255" for own in across))
     if len(sizes) > 1:
         st.caption(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from fss_core.jobs.retraining_plans import RetrainRequest
 from fss_core.retraining.rules import PAPERS_RULE, RULES
@@ -47,12 +46,8 @@ PARAMS: dict[str, Param] = {
 """What the Retrain view adds to the side bar's parameters."""
 
 
-def draw() -> DeltaGenerator:
-    """Draw what is chosen here; the checkpoint and its scores are chosen in the side bar.
-
-    Returns:
-        Where the button goes.
-    """
+def draw() -> None:
+    """Draw what is chosen here; the checkpoint and its scores are chosen in the side bar."""
     st.multiselect(
         "Rules",
         list(RULES),
@@ -78,7 +73,6 @@ def draw() -> DeltaGenerator:
             st.selectbox("Filter", list(FILTERS), format_func=FILTERS.__getitem__, key="by_filter")
             st.radio("Leaning calls", list(LEANINGS), format_func=LEANINGS.__getitem__, key="leaning", horizontal=True)
             st.number_input("Draws of the rule random", 1, 20, key="draws")
-        return st.container(width=320)
 
 
 def read_request(chosen: Choices) -> RetrainRequest:
