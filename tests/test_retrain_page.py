@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import lanes
 import pytest
@@ -32,7 +33,7 @@ CHOSEN = ("robust_antifragile", "all", "fragile")
 SPEC = RetrainingSpec(
     measurement=lanes.measurement(), budget=2, rules=CHOSEN, score=ScoreSpec(tolerance=0.2), filter="pulse"
 )
-"""At this tolerance the pulse scores of seed 0 call conv1 and conv2 robust, conv3 and fc fragile."""
+"""At this tolerance the pulse scores call some of seed 0's layers robust and some fragile."""
 
 OTHER_EPOCH = 2
 VIEW = {
@@ -131,7 +132,8 @@ def expected_rows(comparison: Comparison) -> dict[str, list[str]]:
 def test_the_table_the_verdict_and_the_charts_say_what_the_core_says(store: Store) -> None:
     page = show()
     assert complaints(page) == []
-    comparison = compare(find_retrained_seeds(store, SPEC, [0]))
+    [retraining] = find_retrained_seeds(store, SPEC, [0])
+    comparison = compare([retraining])
     shown = rows(page)
     assert shown == expected_rows(comparison)
     assert list(shown) == [row.rule for row in comparison.sorted_rows()]
@@ -145,7 +147,11 @@ def test_the_table_the_verdict_and_the_charts_say_what_the_core_says(store: Stor
     assert "this checkpoint only" in text
     assert "What was frozen did not move" in text
     said = alts(page)
-    assert "robust_antifragile trains 2; all trains 4; fragile trains 2." in said["coverage"]
+    numbers = [len(own.choice.layers) for own in retraining.rules]
+    assert numbers[1] == 4 == numbers[0] + numbers[2]
+    assert 0 < numbers[0] < 4
+    trained = "; ".join(f"{rule} trains {number}" for rule, number in zip(CHOSEN, numbers, strict=True))
+    assert f"{trained}." in said["coverage"]
     fgsm = {row.rule: row.accuracy["fgsm"].value for row in comparison.rows}
     assert f"before: {fgsm['no retraining']:.3f}" in said["retraining_curves"]
     assert f"all {fgsm['all']:.3f}" in said["retraining_curves"]
@@ -301,6 +307,22 @@ def test_what_is_chosen_stands_in_the_address(store: Store) -> None:
     assert "granularity" not in query
     again = show(**query)
     assert list(rows(again)) == list(rows(page))
+
+
+def test_what_is_chosen_goes_along_from_view_to_view(store: Store) -> None:
+    page = show(rules="all,last_layer", budget=4)
+    page.number_input(key="images").set_value(110).run()
+    page.switch_page("app.py").run()
+    [back] = [own for own in page.sidebar.get("page_link") if own.label == "Retrain"]
+    query = dict(parse_qsl(back.proto.query_string))
+    assert (query["rules"], query["budget"], query["images"]) == ("all,last_layer", "4", "110")
+    assert query["network"] == page.session_state["network"] == lanes.NETWORK
+    page.switch_page("pages/retrain.py")
+    page.query_params = query
+    page.run()
+    assert page.multiselect(key="rules").value == ["all", "last_layer"]
+    assert page.number_input(key="images").value == 110
+    assert not page.exception
 
 
 def test_a_link_to_a_rule_that_does_not_exist_says_so(store: Store) -> None:

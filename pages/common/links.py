@@ -15,7 +15,7 @@ from fss_core.specs import UnknownNameError, choose
 
 Value = str | int | float | bool
 
-_SEEN, _PROBLEM, _VIEW = "link_seen", "link_problem", "link_view"
+_SEEN, _PROBLEM, _VIEW, _PARAMS = "link_seen", "link_problem", "link_view", "link_params"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +71,11 @@ class Param:
 def seed(params: Mapping[str, Param]) -> None:
     """Give the controls the values of the address, if it is another than the one that was written last.
 
-    A control that was not drawn for a while has been forgotten, and gets its value back from there, too.
+    A control that was not drawn for a while has been forgotten, and gets its value back from there, too; so do all
+    controls on the way from another page, since those of one page do not live on in the next.
     """
     now = st.query_params.to_dict()
-    is_new = now != st.session_state.get(_SEEN)
+    is_new = now != st.session_state.get(_SEEN) or [*params] != [*st.session_state.get(_PARAMS, ())]
     problems = []
     for key, param in params.items():
         if not is_new and key in st.session_state:
@@ -87,6 +88,7 @@ def seed(params: Mapping[str, Param]) -> None:
                 st.session_state[key] = param.parse(now[key])
             except ValueError as error:
                 problems.append(str(error))
+    st.session_state[_PARAMS] = params
     if is_new:
         st.session_state[_SEEN] = now
         st.session_state[_PROBLEM] = "; ".join(problems)
@@ -94,15 +96,11 @@ def seed(params: Mapping[str, Param]) -> None:
 
 def write(params: Mapping[str, Param]) -> None:
     """Write the values of the controls into the address."""
-    view = {
-        key: param.write(st.session_state[key])
-        for key, param in params.items()
-        if key in st.session_state and st.session_state[key] is not None and st.session_state[key] != param.default
-    }
+    view = _changed(params)
     if view != st.query_params.to_dict():
         st.query_params.from_dict(view)
     st.session_state[_SEEN] = view
-    st.session_state[_VIEW] = view
+    st.session_state[_VIEW] = _others(params) | view
 
 
 def problem() -> str:
@@ -116,5 +114,22 @@ def dismiss_problem() -> None:
 
 
 def last_view() -> dict[str, str]:
-    """The address of the view that was shown last, to come back to it."""
-    return dict(st.session_state.get(_VIEW, {}))
+    """What the address says and what the controls say by now, also those of other pages: to go on with it elsewhere."""
+    params: Mapping[str, Param] = st.session_state.get(_PARAMS, {})
+    drawn = {key: param for key, param in params.items() if st.session_state.get(key) is not None}
+    return (st.query_params.to_dict() if not params else _others(drawn)) | _changed(drawn)
+
+
+def _changed(params: Mapping[str, Param]) -> dict[str, str]:
+    """What the controls say, as far as it is not as it would be anyway."""
+    values = {key: st.session_state.get(key) for key in params}
+    return {
+        key: params[key].write(value)
+        for key, value in values.items()
+        if value is not None and value != params[key].default
+    }
+
+
+def _others(params: Mapping[str, Param]) -> dict[str, str]:
+    """What was said last by controls other than these."""
+    return {key: text for key, text in st.session_state.get(_VIEW, {}).items() if key not in params}
