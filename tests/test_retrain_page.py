@@ -177,16 +177,16 @@ def test_other_checkpoints_are_drawn_beside_it(store: Store) -> None:
 
 def test_several_initialisations_are_dots_and_one_is_looked_into(store: Store) -> None:
     page = show(seeds=2)
-    comparison = compare(find_retrained_seeds(store, SPEC, [0, 1]))
-    assert rows(page) == expected_rows(comparison)
+    found = find_retrained_seeds(store, SPEC, [0, 1])
+    assert rows(page) == expected_rows(compare(found))
     text = text_of(page)
     assert "(seeds 0, 1)" in text
     assert "2 initialisations, each a dot" in text
     assert "Not all epochs have as many initialisations yet: epoch 2: 1, epoch 3: 2." in text
-    before = alts(page)["coverage"]
-    page.selectbox(key="shown").set_value(1).run()
-    assert "Initialisation 1." in text_of(page)
-    assert alts(page)["coverage"] != before
+    for own in found:
+        page.selectbox(key="shown").set_value(own.seed).run()
+        assert f"Initialisation {own.seed}." in text_of(page)
+        assert f"robust_antifragile trains {len(own.rules[0].choice.layers)};" in alts(page)["coverage"]
 
 
 def test_a_rule_that_chooses_nothing_is_shown_as_such(store: Store) -> None:
