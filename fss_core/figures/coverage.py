@@ -31,7 +31,7 @@ def coverage_chart(coverage: Coverage, *, dark: bool = False) -> go.Figure:
     figure = empty_figure(
         dark,
         height=_TOP + _BOTTOM + ROW_HEIGHT * num_layers,
-        margin={"l": left_margin(coverage.layers), "r": 8, "t": _TOP, "b": _BOTTOM},
+        margin={"l": left_margin(coverage.layers), "r": 64, "t": _TOP, "b": _BOTTOM},
     )
     figure.update_layout(hovermode="closest", showlegend=False)
     rows = np.arange(num_layers)
@@ -40,6 +40,7 @@ def coverage_chart(coverage: Coverage, *, dark: bool = False) -> go.Figure:
         tickvals=np.arange(len(columns)),
         ticktext=[f"<b>{plain(name)}</b>" if name in RULES else name for name in columns],
         tickangle=-60,
+        ticklabeloverflow="allow",
         side="top",
         ticks="",
     )
