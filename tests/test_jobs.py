@@ -23,8 +23,10 @@ from fss_core.flow import Flow, Progress, find_measured
 from fss_core.jobs import rates, service
 from fss_core.jobs import runner as runner_module
 from fss_core.jobs.board import Board, Run, Task
+from fss_core.jobs.here import carry_out
 from fss_core.jobs.plans import plan_measurement
 from fss_core.jobs.pool import Pool
+from fss_core.jobs.progress import progress_of
 from fss_core.jobs.rates import Machine
 from fss_core.jobs.requests import MeasureRequest
 from fss_core.jobs.runner import Runner
@@ -185,7 +187,7 @@ def test_more_workers_take_less_time_but_for_what_is_wide(store: Store) -> None:
 
 def test_carrying_out_leaves_everything_measured_and_a_run_that_is_done(store: Store) -> None:
     told: list[Progress] = []
-    run = service.carry_out(store, REQUEST, on_progress=told.append)
+    run = carry_out(store, REQUEST, on_progress=told.append)
     assert run is not None
     assert run.state == "done"
     assert run.started is not None
@@ -194,14 +196,14 @@ def test_carrying_out_leaves_everything_measured_and_a_run_that_is_done(store: S
     rows = Board(store).tasks(run.key)
     assert [row.name for row in rows if ":" in row.name and not row.name.startswith("images")] == ALL_TASKS
     assert all(row.state == "done" and row.share == 1 for row in rows)
-    assert service.progress_of(Board(store), run).share == 1
+    assert progress_of(Board(store), run).share == 1
     measured = [own.done / own.total for own in told if own.stage == "measure"]
     assert measured[-1] == pytest.approx(1)
 
 
 def test_rates_are_learned_and_estimates_then_rest_on_them(store: Store) -> None:
     assert service.estimate(store, REQUEST).basis == "typical"
-    service.carry_out(store, REQUEST)
+    carry_out(store, REQUEST)
     other = replace(REQUEST, spec=replace(SPEC, epsilon=0.2), whole=False, control=False)
     plan = plan_measurement(store, other, Machine(cores=rates.num_cores(), workers=1))
     known = Board(store).rates()
@@ -211,13 +213,13 @@ def test_rates_are_learned_and_estimates_then_rest_on_them(store: Store) -> None
 
 
 def test_carrying_out_again_calls_no_network(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    service.carry_out(store, REQUEST)
+    carry_out(store, REQUEST)
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("measured again")
 
     monkeypatch.setattr(Measurer, "measure", refuse)
-    run = service.carry_out(store, REQUEST)
+    run = carry_out(store, REQUEST)
     assert run is not None
     assert run.state == "done"
 
@@ -232,11 +234,11 @@ def test_somebody_else_can_cancel_what_is_carried_out_here(store: Store, monkeyp
             Board(Store(store.directory)).cancel(REQUEST.key)
 
     with pytest.raises(Cancelled):
-        service.carry_out(store, REQUEST, on_progress=watch)
+        carry_out(store, REQUEST, on_progress=watch)
     assert Board(store).get(REQUEST.key).state == "cancelled"
     assert "layers:conv" not in names(store)  # what was finished stays
     assert "layers:fc" in names(store)
-    run = service.carry_out(store, REQUEST)
+    run = carry_out(store, REQUEST)
     assert run is not None
     assert run.state == "done"
     assert_measured(store)
@@ -248,7 +250,7 @@ def test_a_failure_is_kept_with_its_reason(store: Store, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Measurer, "measure", fail)
     with pytest.raises(NotFiniteError):
-        service.carry_out(store, REQUEST)
+        carry_out(store, REQUEST)
     run = Board(store).get(REQUEST.key)
     assert (run.state, run.reason) == ("failed", "a layer is broken")
     assert not Board(store).is_live(run)
@@ -256,7 +258,7 @@ def test_a_failure_is_kept_with_its_reason(store: Store, monkeypatch: pytest.Mon
 
 def test_what_another_holds_is_not_carried_out_twice(store: Store) -> None:
     with store.claim(f"run/{REQUEST.key}"):
-        assert service.carry_out(store, REQUEST) is None
+        assert carry_out(store, REQUEST) is None
     assert Board(store).get(REQUEST.key).state == "queued"
 
 
@@ -272,7 +274,7 @@ def test_results_that_vanish_end_the_run_instead_of_measuring_for_ever(
 
     monkeypatch.setattr(Bench, "do", spoiled)
     with pytest.raises(StoreError, match="vanished"):
-        service.carry_out(store, REQUEST)
+        carry_out(store, REQUEST)
     assert Board(store).get(REQUEST.key).state == "failed"
 
 
@@ -305,7 +307,7 @@ def test_progress_is_work_done_over_work_in_all(store: Store) -> None:
             ("layers:b", 20, 0.5, "running"),
             ("layers:c", 40, 0, "waiting"),
         )
-        now = service.progress_of(board, board.get(run.key), workers=2)
+        now = progress_of(board, board.get(run.key), workers=2)
     # 20 seconds were expected for what is done, and taken: 50 are left, for two workers.
     assert now.share == pytest.approx(20 / 70, rel=0.01)
     assert now.seconds_left == pytest.approx(25, rel=0.01)
@@ -318,7 +320,7 @@ def test_what_is_left_follows_the_rate_that_was_had(store: Store) -> None:
     with store.claim(run.lease):
         board.begin(run.key)
         put(board, run.key, ("layers:a", 2, 1, "done"), ("layers:b", 8, 0, "waiting"))
-        slow = service.progress_of(board, board.get(run.key), workers=1)
+        slow = progress_of(board, board.get(run.key), workers=1)
     assert slow.seconds_left == pytest.approx(8 * 5, rel=0.01)  # five times slower than expected
     assert slow.share == pytest.approx(0.2, rel=0.01)
 
@@ -327,15 +329,15 @@ def test_a_wide_task_is_not_divided_between_workers(store: Store) -> None:
     board = Board(store)
     run = board.ask("measure", REQUEST.to_json())
     put(board, run.key, ("train", 30, 0, "waiting"), wide=True)
-    assert service.progress_of(board, run, workers=4).seconds_left == pytest.approx(30)
+    assert progress_of(board, run, workers=4).seconds_left == pytest.approx(30)
 
 
 def test_an_open_run_that_nobody_works_on_says_so(store: Store) -> None:
     board = Board(store)
     run = board.ask("measure", REQUEST.to_json())
-    assert service.progress_of(board, run).stage == "waiting for a worker"
+    assert progress_of(board, run).stage == "waiting for a worker"
     board.begin(run.key)
-    interrupted = service.progress_of(board, board.get(run.key))
+    interrupted = progress_of(board, board.get(run.key))
     assert (interrupted.stage, interrupted.is_live) == ("waiting for a worker", False)
 
 

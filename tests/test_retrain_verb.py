@@ -21,7 +21,7 @@ from bars import environment
 from fss_core import data
 from fss_core.cli import main
 from fss_core.flow import Flow, Progress
-from fss_core.jobs import service
+from fss_core.jobs import here, service
 from fss_core.jobs.board import Board, Task
 from fss_core.jobs.kinds import KINDS, plan_request, read_request, words
 from fss_core.jobs.rates import Machine
@@ -321,8 +321,8 @@ def test_a_plan_has_one_task_per_selection_and_shrinks(store: Store) -> None:
 # The work -------------------------------------------------------------------------------------------------
 
 
-def carry_out(store: Store, request: RetrainRequest = REQUEST, **options: Any) -> None:
-    run = service.carry_out(store, request, **options)
+def do_here(store: Store, request: RetrainRequest = REQUEST, **options: Any) -> None:
+    run = here.carry_out(store, request, **options)
     assert run is not None
     assert run.state == "done"
 
@@ -339,7 +339,7 @@ def test_a_run_gives_what_the_core_gives_and_learns_how_fast_it_was(store: Store
     request = RetrainRequest(
         spec=replace(SPEC, rules=(*RULES, "most_critical")), seeds=lanes.TRAINED_SEEDS, factory=lanes.FACTORY
     )
-    carry_out(store, request)
+    do_here(store, request)
     found = find_retrained_seeds(store, request.spec, request.seeds)
     board = Board(store)
     [run] = board.runs()
@@ -355,7 +355,7 @@ def test_a_run_gives_what_the_core_gives_and_learns_how_fast_it_was(store: Store
 
 def test_progress_of_all_selections_is_one_bar_that_never_goes_back(store: Store) -> None:
     seen: list[Progress] = []
-    carry_out(store, on_progress=seen.append)
+    do_here(store, on_progress=seen.append)
     own = [now for now in seen if now.stage == "retrain"]
     shares = [now.done / now.total for now in own]
     assert shares == sorted(shares)
@@ -382,7 +382,7 @@ def test_a_cancelled_run_stops_within_three_seconds_and_goes_on_where_it_was(sto
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Retrainer, "train_epoch", endless)
         with pytest.raises(Cancelled):
-            service.carry_out(store, REQUEST)
+            here.carry_out(store, REQUEST)
     assert time.monotonic() - cancelled[0] < 3
     assert board.get(REQUEST.key).state == "cancelled"
     [found] = find_retrained_seeds(store, SPEC, [0])
@@ -390,7 +390,7 @@ def test_a_cancelled_run_stops_within_three_seconds_and_goes_on_where_it_was(sto
     done = [task.name for task in board.tasks(REQUEST.key) if task.state == "done"]
     assert sum(name.startswith("retrain:") for name in done) == 1
     with counted_epochs() as left:
-        carry_out(store)
+        do_here(store)
     assert left == [1, 0, 1]
 
 
@@ -425,7 +425,7 @@ def test_a_piece_that_another_process_holds_is_left_to_it(store: Store) -> None:
 def test_an_overlap_fails_the_run_before_anything_is_trained(store: Store, tmp_path: Path) -> None:
     data.register_folder(lanes.DATASET, lanes.make_folder(tmp_path / "copies", copies=30))
     with counted_epochs() as epochs, pytest.raises(DataError, match="overlap"):
-        service.carry_out(store, REQUEST)
+        here.carry_out(store, REQUEST)
     assert epochs == []
     assert Board(store).get(REQUEST.key).state == "failed"
 

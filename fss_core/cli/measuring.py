@@ -137,6 +137,7 @@ def _measure(
 ) -> None:
     """Do a request where everybody can see it move: here, by workers, or by whoever is at it already."""
     from fss_core.jobs import service
+    from fss_core.jobs.here import carry_out
 
     with bars() as show:
         if options.refresh:
@@ -146,7 +147,7 @@ def _measure(
             Measurement(
                 Flow(store, on_progress=show, factory=factory), request.spec, request.layers, refresh=True
             ).prepare()
-        if options.workers is None and service.carry_out(store, request, on_progress=show) is not None:
+        if options.workers is None and carry_out(store, request, on_progress=show) is not None:
             return
         service.follow(store, request, on_progress=show, workers=options.workers)
 

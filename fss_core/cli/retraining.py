@@ -75,6 +75,7 @@ def _request(options: argparse.Namespace) -> RetrainRequest:
 def retrain(options: argparse.Namespace) -> int:
     """Retrain what is missing, in this process or by workers, and print the comparison and the verdict."""
     from fss_core.jobs import service
+    from fss_core.jobs.here import carry_out
     from fss_core.retraining import compare, verdict
     from fss_core.retraining.lookup import find_retrained_seeds
     from fss_core.retraining.reports import retraining_json, retraining_lines
@@ -89,7 +90,7 @@ def retrain(options: argparse.Namespace) -> int:
     with Store() as store:
         if service.estimate(store, request).tasks:
             with bars() as show:
-                alone = options.workers is None and service.carry_out(store, request, on_progress=show) is not None
+                alone = options.workers is None and carry_out(store, request, on_progress=show) is not None
                 if not alone:
                     service.follow(store, request, on_progress=show, workers=options.workers)
         found = find_retrained_seeds(store, request.spec, request.seeds)

@@ -9,6 +9,7 @@ from fss_core.cli.printing import bars, print_json
 from fss_core.jobs import service
 from fss_core.jobs.board import OPEN_STATES, Board, Run
 from fss_core.jobs.kinds import words
+from fss_core.jobs.progress import progress_of
 from fss_core.reports import columns
 from fss_core.store import Store
 
@@ -17,7 +18,7 @@ def show(options: argparse.Namespace) -> int:
     """List runs, the latest first."""
     with Store() as store:
         board = Board(store)
-        found = [service.progress_of(board, run) for run in board.runs()]
+        found = [progress_of(board, run) for run in board.runs()]
     if options.json:
         print_json(found)
         return 0

@@ -12,6 +12,7 @@ from fss_core.explore import version_of
 from fss_core.jobs import service
 from fss_core.jobs.board import OPEN_STATES, Board, Run
 from fss_core.jobs.plans import Plan
+from fss_core.jobs.progress import in_words, progress_of
 from fss_core.jobs.requests import Request
 from fss_core.specs import FssError
 from fss_core.store import Store
@@ -93,9 +94,9 @@ def _ask(store: Store, request: Request) -> None:
 
 def estimate_words(plan: Plan) -> str:
     """Say how long a plan will take."""
-    text = f"About {service.in_words(plan.seconds)}"
+    text = f"About {in_words(plan.seconds)}"
     if plan.first_seconds < 0.8 * plan.seconds:
-        text += f"; all layers after {service.in_words(plan.first_seconds)}"
+        text += f"; all layers after {in_words(plan.first_seconds)}"
     return f"{text} ({_BASIS[plan.basis]})."
 
 
@@ -134,7 +135,7 @@ def _poll(store: Store, request: Request, version_of: Callable[[Store, Request],
     """Draw the strip, every second; draw the whole page again when there is more to see on it."""
     board = Board(store)
     try:
-        now = service.progress_of(board, board.get(request.key))
+        now = progress_of(board, board.get(request.key))
         service.keep_going(store)
         version = version_of(store, request)
     except FssError as error:
@@ -148,7 +149,7 @@ def _poll(store: Store, request: Request, version_of: Callable[[Store, Request],
         if now.detail:
             words += f": {plain(now.detail)}"
         if now.seconds_left is not None and now.run.state == "running" and now.is_live:
-            words += f" · about {service.in_words(now.seconds_left)} left"
+            words += f" · about {in_words(now.seconds_left)} left"
         bar.progress(min(max(now.share, 0.0), 1.0), words)
         button.button(
             "Cancel",

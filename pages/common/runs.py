@@ -10,9 +10,9 @@ from fss_core.imports import BrokenEntry, Entry, delete_imported, import_zip, li
 from fss_core.jobs import service
 from fss_core.jobs.board import OPEN_STATES, Board
 from fss_core.jobs.kinds import read_request, words
+from fss_core.jobs.progress import RunProgress, in_words, progress_of
 from fss_core.jobs.requests import MeasureRequest, Request
 from fss_core.jobs.retraining_plans import RetrainRequest
-from fss_core.jobs.service import RunProgress
 from fss_core.results import Disk, clear, disk_use, forget_result
 from fss_core.specs import FssError
 from fss_core.store import Store
@@ -64,7 +64,7 @@ def _list_runs(store: Store, *, polling: bool) -> None:
         if not any(run.state in OPEN_STATES for run in runs):
             st.rerun()
     for run in runs:
-        _draw_run(store, service.progress_of(board, run))
+        _draw_run(store, progress_of(board, run))
 
 
 def _draw_run(store: Store, now: RunProgress) -> None:
@@ -82,7 +82,7 @@ def _draw_run(store: Store, now: RunProgress) -> None:
                 if now.detail:
                     text += f": {plain(now.detail)}"
                 if now.seconds_left is not None and now.is_live:
-                    text += f" · about {service.in_words(now.seconds_left)} left"
+                    text += f" · about {in_words(now.seconds_left)} left"
                 st.progress(min(now.share, 1.0), text)
             if run.reason:
                 st.error(plain(run.reason))
@@ -124,7 +124,7 @@ def _times(now: RunProgress) -> str:
     if run.started is not None:
         parts.append(f"started {_clock(run.started)}")
     if run.started is not None and run.finished is not None:
-        parts.append(f"took {service.in_words(run.finished - run.started)}")
+        parts.append(f"took {in_words(run.finished - run.started)}")
     parts.append(f"{now.num_done} of {now.num_tasks} tasks done")
     parts.append(f"key {run.key[:8]}")
     return " · ".join(parts)
