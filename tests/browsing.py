@@ -67,20 +67,20 @@ class Server:
     Args:
         cache: its cache directory; servers that are started one after the other may share one.
         log: where it writes.
+        port: another than a free one, for a browser that is to know the address.
     """
 
-    def __init__(self, cache: Path, log: Path) -> None:
+    def __init__(self, cache: Path, log: Path, *, port: int | None = None) -> None:
         """Start it, and wait until it answers."""
         self.cache = cache
         self.log = log
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            self.url = f"http://localhost:{free.getsockname()[1]}"
+        self.port = _free_port() if port is None else port
+        self.url = f"http://localhost:{self.port}"
         with log.open("ab") as output:
             self._popen = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "streamlit", "run", "app.py"),
-                    *("--server.headless", "true", "--server.port", self.url.rpartition(":")[2]),
+                    *("--server.headless", "true", "--server.port", str(self.port)),
                 ],
                 cwd=ROOT,
                 env=os.environ | {"FSS_CACHE_DIR": str(cache)},
@@ -136,6 +136,12 @@ class Server:
         _, alive = psutil.wait_procs([self.process, *family], 30)
         self.kill()
         assert not alive, f"still there half a minute after the server was told to stop: {alive}"
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return int(free.getsockname()[1])
 
 
 def _runs(process: psutil.Process, word: str) -> bool:
@@ -228,6 +234,11 @@ class Explore:
     # Reading
 
     @property
+    def address(self) -> str:
+        """What the address bar says now; what the tab was told last may be older."""
+        return str(self.page.evaluate("location.href"))
+
+    @property
     def title(self) -> str:
         """What the view is of."""
         return self.page.get_by_role("heading", level=1).inner_text()
@@ -309,6 +320,9 @@ class Explore:
 
     def choose(self, box: str, option: str) -> None:
         """Choose in a select box."""
+        self.settle()
+        self.box(box).scroll_into_view_if_needed()
+        self.settle()  # scrolling, and drawing anew, would close its list again
         self.box(box).click()
         self.page.get_by_role("option", name=option, exact=True).click()
         self.settle()

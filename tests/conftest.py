@@ -16,9 +16,6 @@ from picture_fixtures import known_template as known_template
 from picture_fixtures import runners as runners
 from PIL import Image
 
-# Tests in a real browser are not stable on slow machines yet; they are collected when asked for.
-collect_ignore = [] if os.environ.get("FSS_BROWSER") else ["test_browser.py"]
-
 GIVEN_DATA_DIR = os.environ.get("FSS_DATA_DIR")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
