@@ -504,9 +504,7 @@ def test_runs_are_listed_deleted_and_exchanged(measured: None, store: Store, loo
     view.press("Clear")
     wait_for(lambda: store.count("adversarial/") == 0, 30, "adversarial images are cleared")
 
-    with view.page.expect_file_chooser() as chooser:
-        view.page.get_by_test_id("stFileUploader").get_by_role("button").first.click()
-    chooser.value.set_files(archive)
+    view.page.get_by_label("file upload").set_input_files(archive)
     view.page.get_by_text("Imported: ").wait_for()
     view.open(VIEW)
     assert "Imported: measured elsewhere" in view.main.inner_text()

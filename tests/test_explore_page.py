@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -189,6 +191,23 @@ def test_a_link_that_was_copied_shows_the_same(known_cache: Path) -> None:
     assert again.query_params == page.query_params == pictures.view(**chosen)
     assert tiles(again) == tiles(page)
     assert alts(again) == alts(page)
+
+
+@pytest.mark.parametrize(("seconds_later", "shown"), [(1, 0.1), (60, 0.05)], ids=["late", "back"])
+def test_a_late_address_undoes_nothing_and_an_earlier_one_leads_back(
+    known_cache: Path, monkeypatch: pytest.MonkeyPatch, seconds_later: int, shown: float
+) -> None:
+    page = opened()
+    now = [time.monotonic()]
+    monkeypatch.setattr("pages.common.links.time", SimpleNamespace(monotonic=lambda: now[0]))
+    before = dict(page.query_params)
+    page.slider(key="tolerance").set_value(0.1).run()
+    assert page.query_params == before | {"tolerance": "0.1"}
+    now[0] += seconds_later
+    page.query_params = before  # what a tab sends that has not heard of the change yet, or that was led back
+    page.run()
+    assert page.slider(key="tolerance").value == shown
+    assert page.query_params == before | ({"tolerance": "0.1"} if shown == 0.1 else {})
 
 
 @pytest.mark.parametrize(

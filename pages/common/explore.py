@@ -15,7 +15,7 @@ from fss_core.jobs.requests import MeasureRequest
 from fss_core.scores import KINDS, Kind
 from fss_core.specs import CONTROL_FILTER, GLOBAL_LAYER, LARGEST_NUM_THRESHOLDS, NETWORKS, FssError
 from fss_core.store import Store
-from pages.common import clicks, downloads, known, links, tiles
+from pages.common import downloads, known, links, tiles
 from pages.common.choices import Choices, known_datasets
 from pages.common.frame import escaped, is_dark, plain, shown_errors
 from pages.common.links import Param
@@ -146,20 +146,23 @@ def _score_map(picture: Picture, scores: PictureScores, chosen: Choices, rows: S
     grid = summaries.score_grid(scores.all, rows, spec=chosen.score, responses=responses)
     figure = figures.score_heatmap(grid, dark=is_dark())
 
-    def choose_cell(point: int) -> None:
-        layer, kind, name = figures.cell_of_point(point, grid)
-        if picture.responses_of(layer) is not None:
-            st.session_state.update(layer=layer, kind=kind, filter=name)
+    def choose_cell() -> None:
+        points = st.session_state["heatmap"]["selection"]["points"]
+        if points:
+            layer, kind, name = figures.cell_of_point(points[0]["point_index"], grid)
+            if picture.responses_of(layer) is not None:
+                st.session_state.update(layer=layer, kind=kind, filter=name)
 
     st.plotly_chart(
         figure,
         key="heatmap",
+        on_select=choose_cell,
+        selection_mode="points",
         theme=None,
         width="stretch",
         config=figures.CLICK_CONFIG,
         alt=figures.score_heatmap_alt(grid),
     )
-    clicks.on_click("heatmap", choose_cell)
     st.html(
         f'<p class="fss-quiet"><b>F</b> fragile, <b>R</b> robust, <b>A</b> antifragile: decided. <b>f r a</b>, '
         f"hatched: leaning, the interval does not lie wholly on that side. · not measurable. Score beyond or within "

@@ -6,6 +6,7 @@ is as it would be anyway is left out. Opening an address never starts work.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -15,7 +16,11 @@ from fss_core.specs import UnknownNameError, choose
 
 Value = str | int | float | bool
 
-_SEEN, _PROBLEM, _VIEW, _PARAMS = "link_seen", "link_problem", "link_view", "link_params"
+_SEEN, _REPLACED, _PROBLEM = "link_seen", "link_replaced", "link_problem"
+_VIEW, _PARAMS = "link_view", "link_params"
+
+_LAG_SECONDS = 3.0
+"""For so long after an address was replaced, whatever comes from it was sent before the browser knew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +80,7 @@ def seed(params: Mapping[str, Param]) -> None:
     controls on the way from another page, since those of one page do not live on in the next.
     """
     now = st.query_params.to_dict()
-    is_new = now != st.session_state.get(_SEEN) or [*params] != [*st.session_state.get(_PARAMS, ())]
+    is_new = not _is_known(now) or [*params] != [*st.session_state.get(_PARAMS, ())]
     problems = []
     for key, param in params.items():
         if not is_new and key in st.session_state:
@@ -94,11 +99,25 @@ def seed(params: Mapping[str, Param]) -> None:
         st.session_state[_PROBLEM] = "; ".join(problems)
 
 
+def _is_known(address: dict[str, str]) -> bool:
+    """Say whether an address is the one written last, or one that the browser has not replaced by it yet.
+
+    While a view is being measured it asks every second how things are. To take its late address for a step back would
+    undo what was chosen meanwhile.
+    """
+    replaced = st.session_state.get(_REPLACED, {}).get(tuple(address.items()), -_LAG_SECONDS)
+    return address == st.session_state.get(_SEEN) or time.monotonic() - replaced < _LAG_SECONDS
+
+
 def write(params: Mapping[str, Param]) -> None:
     """Write the values of the controls into the address."""
-    view = _changed(params)
+    view, seen = _changed(params), st.session_state[_SEEN]
     if view != st.query_params.to_dict():
         st.query_params.from_dict(view)
+    if view != seen:
+        now = time.monotonic()
+        recent = {own: at for own, at in st.session_state.get(_REPLACED, {}).items() if now - at < _LAG_SECONDS}
+        st.session_state[_REPLACED] = recent | {tuple(seen.items()): now}
     st.session_state[_SEEN] = view
     st.session_state[_VIEW] = _others(params) | view
 
