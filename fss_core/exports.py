@@ -15,7 +15,7 @@ import platform
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -29,7 +29,15 @@ from fss_core.checkpoints import Checkpoint
 from fss_core.data import DatasetCard
 from fss_core.flow import Measured
 from fss_core.scores import Scores
-from fss_core.specs import AttackSpec, EpsilonCalibration, MeasurementSpec, NetworkIdentity, ScoreSpec, StoreError
+from fss_core.specs import (
+    AttackSpec,
+    EpsilonCalibration,
+    MeasurementSpec,
+    NetworkIdentity,
+    ScoreSpec,
+    StoreError,
+    to_json,
+)
 from fss_core.store import SCHEMA
 
 if TYPE_CHECKING:
@@ -214,7 +222,7 @@ def _contents(measured: Measured, scores: Scores, formats: Sequence[Format]) -> 
             tables = {name: _table(frames[name]) for name in ("responses", "scores")}
             tables |= {"layers": layers, "images": _images(measured), "unfiltered": _unfiltered(measured)}
             contents |= {f"{name}.parquet": _parquet(table) for name, table in tables.items()}
-    manifest = asdict(_manifest(measured, scores, contents))
+    manifest = to_json(_manifest(measured, scores, contents))
     del manifest["checkpoint"]["path"]
     text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     return contents | {MANIFEST: text.encode()}

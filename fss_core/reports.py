@@ -74,6 +74,8 @@ def heading(measured: Measured, scores: Scores) -> list[str]:
     attack = responses.attack
     assert attack is not None
     origin = "imported weights" if measured.checkpoint.origin == "imported" else f"initialisation {spec.training.seed}"
+    if spec.training.subset:
+        origin += f", {spec.training.subset}"
     name = NETWORKS.get(spec.training.network, spec.training.network)
     lines = [
         f"{name} on {measured.card.title}, epoch {spec.epoch}, {origin}; {spec.response.scope} filtering, "

@@ -68,6 +68,9 @@ def _add_training(parser: argparse.ArgumentParser, *, required: bool = True) -> 
     group.add_argument("--seed", type=int, default=0, help="initialisation (default 0)")
     group.add_argument("--batch-size", type=int, default=100, help="training images per step (default 100)")
     group.add_argument("--learning-rate", type=float, default=1e-3, help="of Adam (default 0.001)")
+    group.add_argument(
+        "--train-images", type=int, default=None, metavar="N", help="train on N of the training images (default all)"
+    )
 
 
 def _add_measurement(parser: argparse.ArgumentParser, *, required: bool = True) -> None:

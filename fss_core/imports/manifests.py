@@ -9,7 +9,7 @@ import reprlib
 import types
 import unicodedata
 from contextlib import suppress
-from dataclasses import is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
@@ -17,7 +17,7 @@ from fss_core.data import SPLITS
 from fss_core.exports import EXPORT_FORMAT, MANIFEST, TABLES, Manifest
 from fss_core.imports import bounds
 from fss_core.imports.bounds import Unfit, require
-from fss_core.specs import CONTROL_FILTER, GLOBAL_LAYER, StaleResultError, UnknownNameError, response_key
+from fss_core.specs import CONTROL_FILTER, GLOBAL_LAYER, StaleResultError, UnknownNameError, response_key, was_added
 from fss_core.store import SCHEMA
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -108,8 +108,9 @@ def decode(kind: Any, value: Any, where: str) -> Any:
 def _decode_dataclass(kind: type, value: Any, where: str) -> Any:
     require(isinstance(value, dict), f"{where} must be an object", value)
     hints = get_type_hints(kind)
-    require(value.keys() == hints.keys(), f"{where} must have the fields {', '.join(hints)}", sorted(value))
-    found = {name: decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items()}
+    absent = {own.name for own in fields(kind) if was_added(own)} - value.keys()
+    require(value.keys() == hints.keys() - absent, f"{where} must have the fields {', '.join(hints)}", sorted(value))
+    found = {name: decode(hints[name], value[name], f"{where}.{name}") for name in hints if name not in absent}
     try:
         return kind(**found)
     except (ValueError, UnknownNameError) as error:

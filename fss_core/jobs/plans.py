@@ -155,7 +155,8 @@ class _Planner:
             begun = max(
                 (epoch for epoch, own in saved.items() if epoch < self.request.spec.epoch and own.has_state), default=0
             )
-        return float(max(self.request.spec.epoch - begun, 0) * self._split_size("train"))
+        per_epoch = self.training.num_train or self._split_size("train")
+        return float(max(self.request.spec.epoch - begun, 0) * per_epoch)
 
     def _split_size(self, split: str) -> int:
         if self.card is not None:

@@ -7,7 +7,7 @@ checkpoint is trained and its layers are measured as for any measurement; then c
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from fss_core.data import DatasetCard, dataset_card, dataset_state
 from fss_core.flow import Measured, find_measured
@@ -27,7 +27,7 @@ from fss_core.retraining.lookup import (
 )
 from fss_core.retraining.rules import RULES, Selection
 from fss_core.retraining.spec import RetrainingSpec
-from fss_core.specs import NETWORKS, digest
+from fss_core.specs import NETWORKS, digest, to_json
 from fss_core.store import Store
 
 LARGEST_NUM_SEEDS = 100
@@ -75,7 +75,7 @@ class RetrainRequest:
 
     def to_json(self) -> dict[str, object]:
         """Write the request so that :func:`fss_core.specs.from_json` reads it back."""
-        return asdict(self)
+        return to_json(self)
 
     def words(self) -> str:
         """Say in one line what is asked for."""
@@ -86,6 +86,7 @@ class RetrainRequest:
             [
                 f"Retrain {NETWORKS.get(training.network, training.network)} on {training.dataset}, "
                 f"epoch {spec.measurement.epoch}, {seeds}",
+                *([training.subset] if training.subset else []),
                 f"{epochs} under {', '.join(spec.rules)}",
                 *(["pulses of weights"] if spec.granularity == "weights" else []),
                 f"chosen on {spec.measurement.num_images} images, "
@@ -209,7 +210,8 @@ class _Planner:
 
     @property
     def _epoch(self) -> float:
-        return self._split_size("train") + self._judging
+        num_train = self.request.spec.measurement.training.num_train
+        return (num_train or self._split_size("train")) + self._judging
 
     def _split_size(self, split: str) -> int:
         if self._card is not None:

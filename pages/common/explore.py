@@ -54,7 +54,8 @@ def heading(request: MeasureRequest) -> None:
     training = request.spec.training
     title = known_datasets().get(training.dataset, training.dataset)
     network = NETWORKS.get(training.network, training.network)
-    st.title(f"{plain(network)} on {plain(title)}, epoch {request.spec.epoch}", anchor=False)
+    subset = f", {training.subset}" if training.subset else ""
+    st.title(f"{plain(network)} on {plain(title)}, epoch {request.spec.epoch}{subset}", anchor=False)
     if problem := links.problem():
         left, right = st.columns([6, 1], vertical_alignment="center")
         left.warning(f"This link asks for what is not here: {plain(problem)}. What it does not say right is as usual.")

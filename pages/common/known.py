@@ -22,6 +22,7 @@ def link_params(spec: MeasurementSpec, *, epsilon: str = "") -> dict[str, str]:
         "dataset": spec.training.dataset,
         "epoch": str(spec.epoch),
         "init": str(spec.training.seed),
+        **({"train": str(spec.training.num_train)} if spec.training.num_train is not None else {}),
         "images": str(spec.num_images),
         "thresholds": str(spec.response.num_thresholds),
         "attack": spec.attack_kind,
@@ -37,6 +38,7 @@ def words(spec: MeasurementSpec, titles: dict[str, str]) -> str:
     return (
         f"{network} on {dataset}, epoch {spec.epoch}"
         + (f", initialisation {spec.training.seed}" if spec.training.seed else "")
+        + (f", {spec.training.subset}" if spec.training.subset else "")
         + f" · {spec.attack_kind.upper()} {spec.attack_mode}"
         + ("" if spec.epsilon is None else f", ε = {spec.epsilon * 255:.3g}/255")
         + f", n = {spec.num_images}, "
