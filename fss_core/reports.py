@@ -65,6 +65,8 @@ def describe_epsilon(measured: Measured) -> str:
     if not calibration.reached:
         return "the largest tried: near chance, PGD never takes accuracy halfway to it"
     chosen = f"calibrated with PGD on {calibration.num_images} images"
+    if measured.calibrated_on:
+        chosen += f", {measured.calibrated_on}"
     return chosen + ("; the smallest size tried is already enough" if len(calibration.grid) == 1 else "")
 
 

@@ -154,8 +154,13 @@ def _check_identity(manifest: Manifest) -> None:
         require(found == expected, f"{where} must agree with the other parts: {reprlib.repr(expected)}", found)
     chosen = spec.epsilon if manifest.calibration is None else manifest.calibration.epsilon
     require(attack.epsilon == chosen, f"attack.epsilon must be what was given or calibrated ({chosen})", attack.epsilon)
-    both = (spec.epsilon is None) == (manifest.calibration is not None)
-    require(both, "calibration must be there exactly when measurement.epsilon is null", spec.epsilon)
+    if manifest.calibrated_on:
+        # A study gives every epoch the ε that was calibrated on the last one.
+        same = manifest.calibration is not None and spec.epsilon == manifest.calibration.epsilon
+        require(same, "calibrated_on must come with measurement.epsilon and its calibration", manifest.calibrated_on)
+    else:
+        both = (spec.epsilon is None) == (manifest.calibration is not None)
+        require(both, "calibration must be there exactly when measurement.epsilon is null", spec.epsilon)
     key = response_key(
         response=spec.response,
         attack=attack,
@@ -182,6 +187,8 @@ def _check_sizes(manifest: Manifest) -> None:
         f"num_classes must be 1 to {bounds.MOST_CLASSES}",
         manifest.num_classes,
     )
+    if manifest.predictions == "right":
+        require(manifest.num_classes < bounds.MOST_CLASSES, "num_classes must leave room", manifest.num_classes)
     names = (*manifest.layers, *manifest.missing_layers)
     require(
         1 <= len(manifest.layers) <= len(names) <= bounds.MOST_LAYERS,
