@@ -231,6 +231,27 @@ def parser() -> argparse.ArgumentParser:
         "--workers", type=int, default=None, metavar="N", help="let N worker processes do it (default: this process)"
     )
 
+    study = verb(
+        "study",
+        _verb("studying", "study"),
+        "do a whole grid, cell by cell, and publish each that is finished; ask again to go on",
+    )
+    study.add_argument("--preset", required=True, metavar="NAME", help="demo, laptop, paper or notebook")
+    study.add_argument(
+        "--budget-minutes",
+        type=float,
+        default=None,
+        metavar="M",
+        help="begin no task after M minutes (default: no end)",
+    )
+    study.add_argument(
+        "--cells", type=_names, default=None, metavar="NETWORK/DATASET", help="with commas (default: all of them)"
+    )
+    study.add_argument("--dry-run", action="store_true", help="only say what is there, and what the rest would cost")
+    study.add_argument(
+        "--directory", type=Path, default=None, help="publish there (default: published/ in the cache directory)"
+    )
+
     train = verb("train", _verb("measuring", "train"), "train a network and save the epochs asked for")
     _add_training(train)
     train.add_argument("--epochs", type=_epochs, required=True, help="with commas, like 0,5,10")

@@ -27,13 +27,7 @@ KNOWN_FILES = {MANIFEST, *TABLES} | {f"{name}.csv" for name in ("responses", "sc
 
 def read_manifest(content: bytes, place: str) -> Manifest:
     """Read a manifest field by field, and check that its parts agree with each other."""
-    try:
-        record = json.loads(
-            content.decode("utf-8"), object_pairs_hook=_object, parse_constant=refuse_constant, parse_float=finite_float
-        )
-    except (ValueError, RecursionError) as error:
-        raise Unfit(f"the manifest is no JSON: {error or 'nested too deeply'}") from error
-    require(isinstance(record, dict), "the manifest must be a JSON object", record)
+    record = parse_object(content)
     for name, own in (("format", EXPORT_FORMAT), ("schema", SCHEMA)):
         found = record.get(name)
         require(type(found) is int, f"{name} must be a whole number", found)
@@ -48,6 +42,18 @@ def read_manifest(content: bytes, place: str) -> Manifest:
     _check_identity(manifest)
     _check_sizes(manifest)
     return manifest
+
+
+def parse_object(content: bytes) -> dict[str, Any]:
+    """Read a JSON object in which no name stands twice and every number is finite."""
+    try:
+        record = json.loads(
+            content.decode("utf-8"), object_pairs_hook=_object, parse_constant=refuse_constant, parse_float=finite_float
+        )
+    except (ValueError, RecursionError) as error:
+        raise Unfit(f"the manifest is no JSON: {error or 'nested too deeply'}") from error
+    require(isinstance(record, dict), "the manifest must be a JSON object", record)
+    return cast(dict[str, Any], record)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -99,13 +99,14 @@ class RetrainRequest:
         return MeasureRequest(spec=spec.measurement, factory=self.factory)
 
 
-def plan_retraining(store: Store, request: RetrainRequest, machine: Machine) -> Plan:
+def plan_retraining(store: Store, request: RetrainRequest, machine: Machine, *, assume_data: bool = False) -> Plan:
     """Plan what is left of a retraining.
 
     Args:
         store: what is there already.
         request: what is asked for.
         machine: who would do it.
+        assume_data: estimate what a data set that is missing would take, as if it were there.
 
     Returns:
         The tasks, named ``stage:seed`` or ``stage:seed/piece``; none when everything is there.
@@ -114,7 +115,7 @@ def plan_retraining(store: Store, request: RetrainRequest, machine: Machine) -> 
         FssError: a piece that is there is broken, or the data set is missing.
         ValueError: more probe or report images than there are.
     """
-    planner = _Planner(store, request, machine)
+    planner = _Planner(store, request, machine, assume_data=assume_data)
     tasks = tuple(planner.tasks())
     seconds = seconds_of(tasks, machine)
     return Plan(
@@ -131,8 +132,9 @@ def retrain_task_name(seed: int, selection: Selection, rules: Sequence[str]) -> 
 
 
 class _Planner:
-    def __init__(self, store: Store, request: RetrainRequest, machine: Machine) -> None:
+    def __init__(self, store: Store, request: RetrainRequest, machine: Machine, *, assume_data: bool) -> None:
         self.store = store
+        self._assume_data = assume_data
         self.request = request
         self.machine = machine
         self.bases: list[Basis] = []
@@ -159,7 +161,8 @@ class _Planner:
             ready = ready and not tasks
 
     def _seed(self, seed: int, spec: RetrainingSpec) -> Iterator[Task]:
-        plan = plan_measurement(self.store, self.request.measurement(spec), self.machine)
+        request = self.request.measurement(spec)
+        plan = plan_measurement(self.store, request, self.machine, assume_data=self._assume_data)
         if plan.tasks:
             self.bases.append(plan.basis)
             for task in plan.tasks:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from fss_core import explore, figures
+from fss_core.imports import published
 from fss_core.jobs import service
 from fss_core.jobs.plans import Plan
 from fss_core.jobs.requests import Request
@@ -44,7 +45,8 @@ def is_prepared(request: RetrainRequest) -> bool:
 def version_of(store: Store, request: Request) -> tuple[object, ...]:
     """Say which version of its results there is: whatever is added or replaced changes it."""
     assert isinstance(request, RetrainRequest)
-    own = (store.num_bytes("retraining/"), store.count("criticality/"))
+    elsewhere = ((str(path), path.stat().st_mtime_ns) for path in sorted(published().root.glob("*/*")))
+    own = (store.num_bytes("retraining/"), store.count("criticality/"), *elsewhere)
     if not is_prepared(request):
         return own
     specs = [spec_of_seed(store, request.spec, request.seeds, seed) for seed in request.seeds]
@@ -99,6 +101,8 @@ def _repair(store: Store, request: RetrainRequest) -> None:
 
 def draw(picture: RetrainPicture, across: Sequence[Comparison], *, working: bool) -> None:
     """Draw everything that is there."""
+    if picture.origin == "published":
+        st.caption("Published with this version: nothing of it was retrained on this machine.")
     if picture.retrainings:
         _verdict(picture, working=working)
     else:
