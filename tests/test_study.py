@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from bars import environment
+from pictures import ROOT, complaints, links, open_page, text_of
 from streamlit.testing.v1 import AppTest
 
 from fss_core.checkpoints import weights_sha256
@@ -314,6 +315,8 @@ def test_a_retraining_comes_back_as_it_was(store: Store, cache: Path, tmp_path: 
         assert less is not None
         assert [own.choice.rule for own in less.retraining.rules] == ["last_layer"]
         assert less.retraining.spec == spec
+    assert find_published(replace(request.spec, num_report_images=None)) is not None  # it says on how many it is judged
+    assert find_published(replace(request.spec, num_report_images=31)) is None
     assert find_published(replace(request.spec, budget=2)) is None
     assert find_published(replace(request.spec, rules=tuple(RULES))) is None
     # Measured here comes first.
@@ -473,24 +476,27 @@ def test_the_pages_show_a_published_cell_where_nothing_else_is(
 ) -> None:
     shutil.copytree(template / "published", tmp_path / "fresh" / "published")
     monkeypatch.setenv("FSS_CACHE_DIR", str(tmp_path / "fresh"))
-    root = Path(__file__).resolve().parents[1]
-    for page, more in (("app.py", {}), ("pages/retrain.py", {"budget": "1", "judged": "30"})):
-        app = AppTest.from_file(str(root / page), default_timeout=60)
-        for name, value in {
-            "network": "squeezenet1_1",
-            "dataset": grids.DATASET,
-            "epoch": "1",
-            "train": "120",
-            "images": "12",
-            "thresholds": "2",
-            "control": "0",
-            **more,
-        }.items():
-            app.query_params[name] = value
-        app.run()
-        assert not app.exception
-        assert [own.value for own in app.title] == [
-            "SqueezeNet-v1.1 on wide-bars (image folder), epoch 1, 120 training images"
-        ]
-        print(page, [own.value for own in app.caption], [own.value for own in app.markdown][:3])
+    page = open_page(network="squeezenet1_1", dataset=grids.DATASET)
+    assert not page.exception
+    offered = {query["epoch"]: query for label, query in links(page) if label.endswith("published")}
+    assert set(offered) == {"0", "1"}
+    for epoch in ("0", "1"):
+        page = open_page(**offered[epoch])
+        assert not page.exception
+        title = f"SqueezeNet-v1.1 on wide-bars (image folder), epoch {epoch}, 120 training images"
+        assert [own.value for own in page.title] == [title]
+        assert "Published with this version." in text_of(page)
+        assert all(own.startswith("Caution: ") for own in complaints(page))  # it is hardly trained
+
+    page = open_page("pages/retrain.py", network="squeezenet1_1", dataset=grids.DATASET)
+    ((label, address),) = [own for own in links(page) if own[0].startswith("Retrain ")]
+    assert "120 training images" in label
+    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    page.switch_page("pages/retrain.py")
+    page.query_params = address
+    page.run()
+    assert not page.exception
+    assert any("Published with this version" in own.value for own in page.caption)
+    assert complaints(page) == []
+    assert "n = 30 report images" in text_of(page) + "".join(own.value for own in page.get("html"))
     assert runners == []

@@ -120,7 +120,7 @@ def _find_published(
             continue
         if measured.checkpoint.sha256 != found.retraining.checkpoint_sha256:
             continue
-        coverages.append(cover(store, own, measured, found.criticality))
+        coverages.append(cover(store, found.retraining.spec, measured, found.criticality))
         retrainings.append(found.retraining)
         epsilon = found.retraining.epsilon  # the first one's is that of all
     return coverages, retrainings

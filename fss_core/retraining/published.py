@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from fss_core.imports.manifests import decode, parse_object
 from fss_core.retraining.results import JUDGED, Judgement, RetrainedEpoch, Retraining, RuleResult, Start
 from fss_core.retraining.rules import Choice
 from fss_core.retraining.spec import RetrainingSpec
-from fss_core.specs import to_json
+from fss_core.specs import StoreError, to_json
 from fss_core.store import SCHEMA
 
 RETRAINING, BITS = "retraining.json", "judgements.parquet"
@@ -227,53 +228,83 @@ def _read_bits(content: bytes, record: _Record) -> dict[tuple[int, int], Judgeme
     }
 
 
+def list_published() -> list[RetrainingSpec]:
+    """List what published retrainings are of; those that are not sound are left out."""
+    found = []
+    for path in _places(published()):
+        with suppress(StoreError), refusing(str(path)):
+            found.append(_known_record(path).spec)
+    return found
+
+
 def find_published(spec: RetrainingSpec, collection: Collection | None = None) -> PublishedRetraining | None:
-    """Look a retraining up among the published ones: of its rules, draws and epochs as many as were asked for.
+    """Look a retraining up among the published ones: of its rules and epochs those that were asked for.
 
     Args:
-        spec: what to look for; an ε that is given also fits one that was calibrated to the same.
+        spec: what to look for. An ε that is given also fits one that was calibrated to the same; all report images fit
+            any number of them, and draws of ``random`` as many as there are: the result says how many it has.
         collection: where; the published studies by default.
 
     Returns:
-        What there is; ``None`` if nothing fits.
+        What there is, the one judged on the most images; ``None`` if nothing fits.
 
     Raises:
         StoreError: what fits is broken.
     """
-    root = (collection or published()).root
-    for path in sorted(root.rglob(RETRAINING)):
-        with refusing(str(path.parent)):
-            record = _read_record(path.parent)
+    fitting: list[tuple[int, Path]] = []
+    for path in _places(collection or published()):
+        with refusing(str(path)):
+            record = _known_record(path)
         if _fits(record, spec):
-            return _narrowed(read_retraining(path.parent), spec)
-    return None
+            fitting.append((record.num_report_images, path))
+    return _narrowed(read_retraining(max(fitting)[1]), spec) if fitting else None
+
+
+def _places(collection: Collection) -> list[Path]:
+    return sorted(path.parent for path in collection.root.rglob(RETRAINING))
+
+
+def _known_record(directory: Path) -> _Record:
+    stamp = (directory / RETRAINING).stat()
+    return _record_of(directory, stamp.st_mtime_ns, stamp.st_size)
+
+
+@lru_cache(maxsize=256)
+def _record_of(directory: Path, modified: int, size: int) -> _Record:
+    """Read a record once, until it is another."""
+    return _read_record(directory)
 
 
 def _fits(record: _Record, spec: RetrainingSpec) -> bool:
     own = record.spec
-    epsilon = spec.measurement.epsilon
-    if epsilon not in (own.measurement.epsilon, record.epsilon):
+    if spec.measurement.epsilon not in (own.measurement.epsilon, record.epsilon):
         return False
-    if not set(spec.rules) <= set(own.rules) or spec.budget > own.budget or spec.num_draws > own.num_draws:
+    if not set(spec.rules) <= set(own.rules) or spec.budget > own.budget:
         return False
-    if spec.num_report_images not in (own.num_report_images, record.num_report_images):
+    if spec.num_report_images not in (None, record.num_report_images):
         return False
-    same = replace(
-        spec,
-        measurement=replace(spec.measurement, epsilon=own.measurement.epsilon),
-        rules=own.rules,
-        budget=own.budget,
-        num_draws=own.num_draws,
-        num_report_images=own.num_report_images,
+    return _as_published(own, spec) == replace(
+        spec, num_draws=min(own.num_draws, spec.num_draws), num_report_images=own.num_report_images
     )
-    return same == own
+
+
+def _as_published(own: RetrainingSpec, spec: RetrainingSpec) -> RetrainingSpec:
+    """Ask of a published retraining for what was asked for, as far as it has that."""
+    return replace(
+        own,
+        measurement=replace(own.measurement, epsilon=spec.measurement.epsilon),
+        rules=spec.rules,
+        budget=spec.budget,
+        num_draws=min(own.num_draws, spec.num_draws),
+    )
 
 
 def _narrowed(found: PublishedRetraining, spec: RetrainingSpec) -> PublishedRetraining:
-    def wanted() -> Iterator[RuleResult]:
-        for name in spec.rules:
-            for own in found.retraining.of_rule(name):
-                if own.choice.draw in spec.draws(name):
-                    yield replace(own, epochs=own.epochs[: spec.budget])
-
-    return replace(found, retraining=replace(found.retraining, spec=spec, rules=tuple(wanted())))
+    less = _as_published(found.retraining.spec, spec)
+    rules = tuple(
+        replace(own, epochs=own.epochs[: less.budget])
+        for name in less.rules
+        for own in found.retraining.of_rule(name)
+        if own.choice.draw in less.draws(name)
+    )
+    return replace(found, retraining=replace(found.retraining, spec=less, rules=rules))

@@ -98,7 +98,7 @@ def run_study(
                 break
             except LeaseHeldError:
                 reasons[cell.name] = "another process is busy with it"
-            except (FssError, ValueError) as error:
+            except (FssError, ValueError, RuntimeError) as error:  # torch says so when memory does not suffice
                 reasons[cell.name] = " ".join(str(error).split())
             write_study(store, preset, directory, reasons)
     except BaseException:
@@ -161,8 +161,8 @@ def cell_state(store: Store, preset: Preset, cell: Cell, directory: Path, reason
 
 
 def spent(store: Store, cell: Cell) -> dict[str, float]:
-    """Say how long has been worked on a cell on this machine: stage → seconds."""
-    found = store.get(f"study/{cell.key}")
+    """Say how long has been worked on a cell on this machine, whatever was asked of it: stage → seconds."""
+    found = store.get(f"study/{cell.clock}")
     return {} if found is None else dict(cast(dict[str, Any], found.meta)["seconds"])
 
 
@@ -220,7 +220,7 @@ class _CellRun:
         seconds = spent(self.store, self.cell)
         seconds[self._stage] = seconds.get(self._stage, 0.0) + now - self._counted
         self._counted = now
-        self.store.put(f"study/{self.cell.key}", {}, meta={"name": self.cell.name, "seconds": seconds})
+        self.store.put(f"study/{self.cell.clock}", {}, meta={"name": self.cell.name, "seconds": seconds})
 
     def _is_over(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline

@@ -16,9 +16,10 @@ from fss_core.jobs.retraining_plans import RetrainRequest
 from fss_core.retraining.comparing import Comparison
 from fss_core.retraining.lookup import spec_of_seed
 from fss_core.retraining.pictures import RetrainPicture
+from fss_core.retraining.published import list_published
 from fss_core.retraining.reports import heading, notes, retraining_json, verdict_numbers, verdict_question
 from fss_core.store import Store
-from pages.common import downloads
+from pages.common import downloads, retrain_choices
 from pages.common.frame import escaped, is_dark, plain, shown_errors
 from pages.common.progress import Verb, estimate_words
 from pages.common.retrain_table import comparison_table
@@ -71,6 +72,21 @@ def nothing_there(request: RetrainRequest, plan: Plan | None, *, working: bool) 
             f"bar, trains what is missing, measures every layer on {spec.measurement.num_images} probe images, lets "
             f"each rule choose, and retrains for {_epochs(spec.budget)}. {estimate_words(plan)}"
         )
+    if links := published_links(request):
+        st.markdown("Published with this version:")
+        for label, address in links:
+            st.page_link("pages/retrain.py", label=plain(label), query_params=address)
+
+
+def published_links(request: RetrainRequest) -> list[tuple[str, dict[str, str]]]:
+    """List the published retrainings of the network and the data set that are looked at, with their addresses."""
+    wanted = request.spec.measurement.training
+    found = [
+        RetrainRequest(spec=own, seeds=(own.measurement.training.seed,))
+        for own in list_published()
+        if (own.measurement.training.network, own.measurement.training.dataset) == (wanted.network, wanted.dataset)
+    ]
+    return [(own.words(), retrain_choices.link_params(own)) for own in found]
 
 
 def _epochs(number: int) -> str:
