@@ -30,7 +30,7 @@ from fss_core.summaries import count_calls
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(
         CHROMIUM is None and os.environ.get("CI") != "true", reason="Chromium is not installed (Debian: chromium)"
     ),
@@ -500,7 +500,7 @@ def test_a_new_user_retrains_and_reads_the_verdict(
                 seen.setdefault(name, len(seen))
             return view.offer.startswith("Retrained")
 
-        wait_for(is_retrained, 2 * SLOW, "everything is retrained")
+        wait_for(is_retrained, 3 * SLOW, "everything is retrained")
         view.settle()
         last = view.figure_names("")
         assert len(seen) > len(last)  # what each rule trains came first, and curves grew
