@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import numpy as np
 import pytest
@@ -17,8 +17,12 @@ from playwright.sync_api import Browser, BrowserContext
 
 from fss_core.explore import find_picture, score_picture
 from fss_core.jobs.board import Board, Run
+from fss_core.jobs.kinds import read_request
 from fss_core.jobs.requests import MeasureRequest
+from fss_core.jobs.retraining_plans import RetrainRequest
 from fss_core.results import forget_result
+from fss_core.retraining import compare, verdict
+from fss_core.retraining.lookup import find_retrained_seeds
 from fss_core.specs import MeasurementSpec, ResponseSpec, ScoreSpec, TrainingSpec
 from fss_core.store import Store
 from fss_core.summaries import count_calls
@@ -26,7 +30,7 @@ from fss_core.summaries import count_calls
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(
         CHROMIUM is None and os.environ.get("CI") != "true", reason="Chromium is not installed (Debian: chromium)"
     ),
@@ -470,6 +474,56 @@ def test_the_keyboard_reaches_and_changes_the_drill_down(measured: None, look: L
     wait_for(
         lambda: view.figure_names(".st-key-drilldown")[0].startswith(f"Accuracy of {layer} "), 30, "its curve is drawn"
     )
+
+
+# Retrain --------------------------------------------------------------------------------------------------
+
+
+def test_a_new_user_retrains_and_reads_the_verdict(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FSS_CACHE_DIR", str(tmp_path / "cache"))  # an empty one
+    own = World(tmp_path)
+    try:
+        view = Explore(browser.new_page(viewport={"width": 1280, "height": 900}), own.server.url)
+        view.open(f"/retrain?{urlencode(VIEW | {'budget': 1})}")
+        assert view.title == TITLE
+        assert "no rule can choose" in view.main.inner_text()
+        assert re.search(r"About .*\b(s|min)\b", view.offer)
+        view.press("Retrain")
+
+        seen: dict[str, int] = {}
+
+        def is_retrained() -> bool:
+            """Note which figures were there before the end, and how they grew."""
+            for name in view.figure_names(""):
+                seen.setdefault(name, len(seen))
+            return view.offer.startswith("Retrained")
+
+        wait_for(is_retrained, 3 * SLOW, "everything is retrained")
+        view.settle()
+        last = view.figure_names("")
+        assert len(seen) > len(last)  # what each rule trains came first, and curves grew
+        assert [name.split(" of ")[0].split(" over ")[0] for name in last] == [
+            "Chart",
+            "Clean, FGSM, PGD and transfer accuracy",
+        ]
+        tiles = view.tiles
+        assert tiles.keys() == {"Against none", "Against all"}
+        assert all(re.match(r"(Holds|Does not hold|Undecided)\n", text) for text in tiles.values())
+        with Store() as store:
+            [run] = Board(store).runs()
+            request = read_request(run)
+            assert isinstance(request, RetrainRequest)
+            [found] = find_retrained_seeds(store, request.spec, request.seeds)
+        verdict_now = verdict(compare([found]))
+        for line in verdict_now.lines:
+            assert tiles[f"Against {line.against}"].startswith(line.outcome.capitalize())
+        rows = view.main.locator("table tbody tr")
+        assert rows.count() == len({*request.spec.rules, "none"})
+        assert "Traceback" not in own.log.read_text(errors="replace")
+    finally:
+        own.server.stop()
 
 
 # Runs -----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -98,3 +99,25 @@ def test_every_module_is_documented_and_knows_no_streamlit(path: Path) -> None:
 
 def test_the_scan_sees_the_package() -> None:
     assert {"scores.py", "board.py", "flow.py"} <= {path.name for path in SOURCES}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"GOMP_SPINCOUNT": "300"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+    ],
+    ids=["unset", "own count", "own policy"],
+)
+def test_the_command_shares_cores_before_torch_is_there(
+    given: dict[str, str], expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in names} | given
+    code = (
+        "import os, sys\nfrom fss_core.cli import main\nmain(['runs', 'list'])\n"
+        f"print('torch' in sys.modules, {{name: os.environ[name] for name in {names} if name in os.environ}})"
+    )
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-1] == f"False {expected}"

@@ -144,7 +144,7 @@ def _poll(store: Store, request: Request, version_of: Callable[[Store, Request],
     if now.run.state not in OPEN_STATES:
         st.rerun()
     with st.container(key="strip"):
-        bar, button = st.columns([6, 1], vertical_alignment="center")
+        bar, button = st.columns([4, 1], vertical_alignment="center")
         words = f"{now.share:.0%} · {now.stage}"
         if now.detail:
             words += f": {plain(now.detail)}"

@@ -37,11 +37,12 @@ def draw(store: Store) -> None:
     st.markdown("What was asked for, here or on the command line; it goes on whether or not a browser is open.")
     with shown_errors():
         _runs(store)
-        left, right = st.columns(2, gap="large")
-        with left:
-            _disk(store)
-        with right:
-            _exchange()
+        with st.container(key="explore_columns"):
+            left, right = st.columns(2, gap="large")
+            with left:
+                _disk(store)
+            with right:
+                _exchange()
 
 
 def _runs(store: Store) -> None:
