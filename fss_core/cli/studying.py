@@ -44,7 +44,7 @@ def study(options: argparse.Namespace) -> int:
                 directory,
                 cells=cells,
                 budget_seconds=None if options.budget_minutes is None else 60 * options.budget_minutes,
-                on_progress=_Teller(show),
+                on_progress=_Teller(show if sys.stderr.isatty() else None),
             )
     asked = {cell.name for cell in cells}
     states = tuple(state for state in manifest.cells if state.name in asked)
@@ -56,15 +56,16 @@ def study(options: argparse.Namespace) -> int:
 
 
 class _Teller:
-    """Writes a line where a cell's step begins, and a bar while it goes on."""
+    """Writes a line where a cell's step begins, and on a terminal a bar while it goes on."""
 
-    def __init__(self, show: Callable[[Progress], None]) -> None:
+    def __init__(self, show: Callable[[Progress], None] | None) -> None:
         self._show = show
         self._cell: Cell | None = None
 
     def __call__(self, now: StudyProgress) -> None:
         if now.progress is not None:
-            self._show(now.progress)
+            if self._show is not None:
+                self._show(now.progress)
             return
         if now.cell != self._cell:
             self._cell = now.cell
@@ -73,7 +74,8 @@ class _Teller:
 
     def _say(self, text: str) -> None:
         assert self._cell is not None
-        print(f"\n{time.strftime('%H:%M:%S')} {self._cell.name}: {text}", file=sys.stderr, flush=True)
+        start = "" if self._show is None else "\n"
+        print(f"{start}{time.strftime('%H:%M:%S')} {self._cell.name}: {text}", file=sys.stderr, flush=True)
 
 
 def _lines(manifest: StudyManifest, states: tuple[CellState, ...], directory: str) -> list[str]:

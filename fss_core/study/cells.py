@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from fss_core.exports import EXPORT_FORMAT
 from fss_core.jobs.requests import MeasureRequest
 from fss_core.jobs.retraining_plans import RetrainRequest
 from fss_core.retraining.spec import RetrainingSpec
 from fss_core.specs import NETWORKS, AttackMode, MeasurementSpec, ResponseSpec, ScoreSpec, TrainingSpec, digest
+from fss_core.store import SCHEMA
 
 STUDY_FORMAT = 1
 """The form of published cells and of a study's manifest; part of every cell's key."""
@@ -96,8 +98,9 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """The SHA-256 of everything that is asked of it: what is published under another key is not this cell."""
-        return digest({"what": "cell of a study", "format": STUDY_FORMAT, "cell": self})
+        """The SHA-256 of all that is asked of it, and of the forms of files: under another key it is another cell."""
+        forms = {"study": STUDY_FORMAT, "export": EXPORT_FORMAT, "schema": SCHEMA}
+        return digest({"what": "cell of a study", "forms": forms, "cell": self})
 
     @property
     def clock(self) -> str:

@@ -55,7 +55,11 @@ def _demo() -> Preset:
             budget=1, rules=("robust_antifragile", "all", "fragile", "last_layer"), num_report_images=300
         ),
     )
-    return Preset(name="demo", title="One network on the digits that come with a package, in minutes", cells=(cell,))
+    # What the dashboard opens with.
+    opening = second_look(cell, epochs=(3,), num_images=300, num_thresholds=25, control=True, retraining=None)
+    return Preset(
+        name="demo", title="One network on the digits that come with a package, in minutes", cells=(cell, opening)
+    )
 
 
 def _laptop() -> Preset:

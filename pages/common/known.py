@@ -64,6 +64,8 @@ def list_measured(store: Store, *, expanded: bool = True) -> None:
             for entry in collection.entries()
             if isinstance(entry, Entry) and entry.manifest.measurement.response.scope == "local"
         ]
+    looked_at = (st.session_state.get("network"), st.session_state.get("dataset"))
+    found.sort(key=lambda own: (own[1].training.network, own[1].training.dataset) != looked_at)
     with st.expander(f"What can be looked at already ({len(found)})", expanded=expanded):
         if not found:
             st.caption("Nothing is measured on this machine yet, and this version comes with no published study.")
