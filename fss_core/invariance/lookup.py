@@ -369,6 +369,68 @@ def _title(comparison: ComparisonSpec, label: str, known: Iterable[Known]) -> st
     return DATASETS.get(label) or titles.get(label, label)
 
 
+def find_pair(
+    store: Store, first: MeasurementSpec, second: MeasurementSpec, known: Sequence[Known]
+) -> tuple[Across, tuple[Candidate, ...]]:
+    """Look two measurements up that are to be compared with each other.
+
+    Args:
+        store: of what is measured here.
+        first: labelled ``"pinned"``.
+        second: labelled ``"this view"``.
+        known: of :func:`list_known`.
+
+    Returns:
+        How they can be compared (two epochs, initialisations or attacks of a network on a data set compare as epochs
+        do), and both.
+
+    Raises:
+        ValueError: neither the layers nor the images are the same, or there is nothing to compare.
+        StoreError: the store as a whole is damaged.
+    """
+    one, other = first.training, second.training
+    if one.network != other.network and one.dataset != other.dataset:
+        raise ValueError(
+            "the pinned view and this one differ in network and in data set, so that neither layers nor images are the "
+            "same; choose the network or the data set of the pinned view"
+        )
+    if first == second:
+        raise ValueError("this view is the pinned one; choose another network, data set, epoch or attack beside it")
+    across: Across = (
+        "datasets" if one.dataset != other.dataset else "networks" if one.network != other.network else "epochs"
+    )
+    if across != "datasets" and first.num_images != second.num_images:
+        raise ValueError(
+            f"the pinned view has {first.num_images} images and this one {second.num_images}; they are compared on "
+            f"the same ones: choose {first.num_images}"
+        )
+    found = [
+        look_up(store, label, f"{label}: {_differences(own, beside)}", own, shared_epsilon(store, own, known), known)
+        for label, own, beside in (("pinned", first, second), ("this view", second, first))
+    ]
+    return across, tuple(found) if across == "datasets" else same_images(found)
+
+
+def _differences(spec: MeasurementSpec, beside: MeasurementSpec) -> str:
+    """Say what sets one measurement apart from another."""
+
+    def parts(own: MeasurementSpec) -> list[str]:
+        training = own.training
+        return [
+            NETWORKS.get(training.network, training.network),
+            DATASETS.get(training.dataset, training.dataset),
+            f"epoch {own.epoch}",
+            f"initialisation {training.seed}",
+            own.attack_kind.upper(),
+            own.attack_mode,
+            "ε calibrated" if own.epsilon is None else f"ε = {epsilon_text(own.epsilon)}",
+            f"{own.response.num_thresholds} thresholds",
+            f"n = {own.num_images}",
+        ]
+
+    return ", ".join(own for own, other in zip(parts(spec), parts(beside), strict=True) if own != other)
+
+
 def same_images(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     """Set aside what was measured on other images than the first of them."""
     probes = [own.measured.card.fingerprints["probe"] for own in candidates if own.measured is not None]

@@ -14,7 +14,13 @@ from fss_core.specs import FssError
 from fss_core.store import Store
 from pages.common import links
 
-VIEWS = (("app.py", "Explore"), ("pages/retrain.py", "Retrain"), ("pages/runs.py", "Runs"))
+VIEWS = (
+    ("app.py", "Explore"),
+    ("pages/epochs.py", "Epochs"),
+    ("pages/compare.py", "Compare"),
+    ("pages/retrain.py", "Retrain"),
+    ("pages/runs.py", "Runs"),
+)
 """The views, in the order of a first visit; a new one is a file in ``pages/`` and a line here."""
 
 _STYLE = """
