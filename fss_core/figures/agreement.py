@@ -81,7 +81,7 @@ def agreement_heatmap(grid: AgreementGrid, *, dark: bool = False) -> go.Figure:
         own = x[start : start + width]
         left, end = int(own[0]) + EDGE, int(own[-1]) - EDGE
         figure.add_annotation(
-            text=f"<b>{plain(shorten(heading, 44 if len(grid.groups) == 1 else 24))}</b>",
+            text=f"<b>{plain(shorten(heading, 70 if len(grid.groups) == 1 else 24))}</b>",
             x=left,
             xanchor="left",
             y=1,

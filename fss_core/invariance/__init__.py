@@ -214,7 +214,8 @@ def _epsilon(responses: Responses) -> float | None:
 
 
 def _cautions(columns: Mapping[str, Responses], across: Across, ceilings: Sequence[Ceiling]) -> tuple[str, ...]:
-    found = [f"{label}: {caution}" for label, own in columns.items() for caution in own.cautions]
+    titles = {label: f"epoch {label}" if across == "epochs" and label.isdecimal() else label for label in columns}
+    found = [f"{titles[label]}: {caution}" for label, own in columns.items() for caution in own.cautions]
     if across == "epochs" and len({own.attack for own in columns.values()}) > 1:
         epsilons = [f"{epsilon * 255:.3g}/255" for own in columns.values() if (epsilon := _epsilon(own)) is not None]
         found.append(f"the attack is not the same at all epochs (ε = {', '.join(dict.fromkeys(epsilons))})")
@@ -226,7 +227,7 @@ def _cautions(columns: Mapping[str, Responses], across: Across, ceilings: Sequen
     for label, ceiling in zip(columns, ceilings, strict=True):
         if ceiling.value is not None and ceiling.value < LOW_CEILING:
             found.append(
-                f"{label}: these images hardly rank the rows (split-half τ {ceiling.value:.2f}); τ with it is drawn "
-                "towards 0, and its interval holds less often than its level says"
+                f"{titles[label]}: these images hardly rank the rows (split-half τ {ceiling.value:.2f}); τ with it is "
+                "drawn towards 0, and its interval holds less often than its level says"
             )
     return tuple(found)

@@ -126,7 +126,8 @@ def _note(found: Invariance, own: Statistic, noun: str) -> str:
         return f"{own.state}: {own.reason}"
     interval = "no interval" if own.low is None else f"{found.spec.level:.0%} interval {own.low:.2f} to {own.high:.2f}"
     null = "" if own.null is None else f"; null {own.null.mean:.2f}, up to {own.null.high:.2f}"
-    return f"{interval}, {found.calls.num_rows} {noun}{null}"
+    where = f"{found.calls.num_rows} {noun} in {len(found.calls.columns)} of {len(found.table.columns)} columns"
+    return f"{interval}; {where}{null}"
 
 
 def column_table(found: Invariance, candidates: Sequence[Candidate]) -> str:
@@ -138,8 +139,10 @@ def column_table(found: Invariance, candidates: Sequence[Candidate]) -> str:
             rows.append(f"<tr><td>{escaped(own.title)}</td>{reason}</tr>")
         else:
             cells = column_words(own, found)
-            rows.append("<tr>" + "".join(f"<td>{escaped(text)}</td>" for text in cells) + "</tr>")
-    head = "".join(f"<th>{escaped(text)}</th>" for text in COLUMN_HEADS)
+            ceiling = f'<td class="why">{escaped(cells.pop())}</td>'
+            rows.append("<tr>" + "".join(f"<td>{escaped(text)}</td>" for text in cells) + f"{ceiling}</tr>")
+    head = "".join(f"<th>{escaped(text)}</th>" for text in COLUMN_HEADS[:-1])
+    head += f'<th style="text-align: left">{escaped(COLUMN_HEADS[-1])}</th>'
     return (
         f'{TABLE_STYLE}<div style="overflow-x:auto"><table class="fss-table"><thead><tr>{head}</tr></thead><tbody>'
         f"{''.join(rows)}</tbody></table></div>"
