@@ -198,8 +198,9 @@ def tau_matrix(found: Invariance, titles: dict[str, str], *, dark: bool = False)
         rows, columns = np.nonzero(inks == ink)
         figure.add_trace(words(columns, rows, [texts[i][j] for i, j in zip(rows, columns, strict=True)], ink))
     figure.add_annotation(
-        text="<b>Kendall’s τ between rankings</b>; diagonal, slanted: split-half ceiling",
+        text="<b>Kendall’s τ</b>; on the diagonal, slanted: its ceiling",
         x=0,
+        xshift=8 - int(figure.layout.margin.l),
         y=1,
         xref="paper",
         yref="paper",

@@ -112,7 +112,7 @@ def comparison_grid(
         candidates: those that are there, in order.
         found: of one of the filters; its calls say what stays.
     """
-    return _grid(tables, candidates, found, groups=tuple((own.title, len(tables)) for own in candidates))
+    return _grid(tables, candidates, found, groups=tuple((own.short_title, len(tables)) for own in candidates))
 
 
 _HEADINGS = {"high_pass": "High", "low_pass": "Low", "pulse": "Pulse", "mean": "Mean"}

@@ -104,6 +104,11 @@ class Candidate:
     reason: str
 
     @property
+    def short_title(self) -> str:
+        """Its name where there is little room."""
+        return self.label if self.title.startswith(f"{self.label}:") else self.title
+
+    @property
     def command(self) -> str:
         """The command that measures what is missing."""
         return score_command(self.spec)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import streamlit as st
 
@@ -37,7 +37,10 @@ PARAMS: dict[str, Param] = {
 }
 """What both views add to the side bar's parameters."""
 
-_ORIGINS = {"measured": "measured here", "imported": "imported", "published": "published"}
+_BOX_WIDTH = 180
+LIST_WIDTH = 420
+"""Pixels, of a box in which several can be chosen."""
+
 _NULL = (
     "Null: layers permuted within their kind, in each column by itself. What is not above it says no more than that "
     "layers of one kind are alike."
@@ -89,10 +92,24 @@ def _columns(candidates: Sequence[Candidate]) -> dict[str, object]:
 # Panels ---------------------------------------------------------------------------------------------------
 
 
-def score_boxes() -> None:
+def score_boxes(on_change: Callable[[], None] | None = None) -> None:
     """Draw which score is compared."""
-    st.selectbox("Score", list(KINDS), format_func=KIND_TITLES.__getitem__, key="score_kind")
-    st.selectbox("Filter", list(FILTERS), format_func=FILTERS.__getitem__, key="score_filter")
+    st.selectbox(
+        "Score compared",
+        list(KINDS),
+        format_func=KIND_TITLES.__getitem__,
+        key="score_kind",
+        on_change=on_change,
+        width=_BOX_WIDTH,
+    )
+    st.selectbox(
+        "Filter compared",
+        list(FILTERS),
+        format_func=FILTERS.__getitem__,
+        key="score_filter",
+        on_change=on_change,
+        width=_BOX_WIDTH,
+    )
 
 
 def explore_link(candidate: Candidate, **more: str) -> dict[str, str]:
@@ -140,12 +157,12 @@ def column_table(found: Invariance, candidates: Sequence[Candidate]) -> str:
         else:
             cells = column_words(own, found)
             ceiling = f'<td class="why">{escaped(cells.pop())}</td>'
-            rows.append("<tr>" + "".join(f"<td>{escaped(text)}</td>" for text in cells) + f"{ceiling}</tr>")
+            rows.append(f"<tr>{''.join(f'<td>{escaped(text)}</td>' for text in cells)}{ceiling}</tr>")
     head = "".join(f"<th>{escaped(text)}</th>" for text in COLUMN_HEADS[:-1])
     head += f'<th style="text-align: left">{escaped(COLUMN_HEADS[-1])}</th>'
     return (
-        f'{TABLE_STYLE}<div style="overflow-x:auto"><table class="fss-table"><thead><tr>{head}</tr></thead><tbody>'
-        f"{''.join(rows)}</tbody></table></div>"
+        f"{TABLE_STYLE}<style>.fss-columns td {{white-space: normal !important;}}</style>"
+        f'<table class="fss-table fss-columns"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     )
 
 
@@ -166,7 +183,7 @@ def missing(candidates: Sequence[Candidate]) -> None:
 
 def matrix(found: Invariance, candidates: Sequence[Candidate]) -> None:
     """Draw how alike columns rank the rows, with intervals and nulls as a table beside it."""
-    titles = {own.label: own.title for own in candidates}
+    titles = {own.label: own.short_title for own in candidates}
     figure = figures.tau_matrix(found, titles, dark=is_dark())
     st.plotly_chart(
         figure,

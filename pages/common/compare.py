@@ -121,7 +121,7 @@ def offer_of(comparison: ComparisonSpec, found: Sequence[Known]) -> Offer:
 
 def way_control(spec: MeasurementSpec) -> str:
     """Draw how views are put side by side, and the pin."""
-    with st.container(key="compare_way", horizontal=True, vertical_alignment="bottom"):
+    with st.container(key="compare_way", horizontal=True, vertical_alignment="center"):
         way = st.segmented_control(
             "What is compared",
             list(WAYS),
@@ -146,24 +146,17 @@ def way_control(spec: MeasurementSpec) -> str:
 
 def controls(across: Across, offer: Offer | None) -> None:
     """Draw which score is compared, and of which data sets or networks."""
-    one, two, three = st.columns([1, 1, 2])
-    with one:
-        st.selectbox(
-            "Score",
-            list(agreement.KIND_TITLES),
-            format_func=agreement.KIND_TITLES.__getitem__,
-            key="score_kind",
-        )
-    with two:
-        st.selectbox("Filter", list(agreement.FILTERS), format_func=agreement.FILTERS.__getitem__, key="score_filter")
-    if offer is not None:
-        three.multiselect(
-            "Data sets" if across == "datasets" else "Networks",
-            list(offer.titles),
-            format_func=lambda name: offer.titles.get(name, name),
-            key=f"with_{across}",
-            placeholder="All that are measured",
-        )
+    with st.container(key="compare_controls", horizontal=True, vertical_alignment="bottom"):
+        agreement.score_boxes()
+        if offer is not None:
+            st.multiselect(
+                "Data sets" if across == "datasets" else "Networks",
+                list(offer.titles),
+                format_func=lambda name: offer.titles.get(name, name),
+                key=f"with_{across}",
+                placeholder="All that are measured",
+                width=agreement.LIST_WIDTH,
+            )
 
 
 def labels_of(comparison: ComparisonSpec, offer: Offer) -> tuple[str, ...]:
@@ -248,7 +241,9 @@ def _heatmap(found: Invariance, tables: Mapping[str, ScoreTable], there: Sequenc
         config=figures.CLICK_CONFIG,
         alt=figures.agreement_heatmap_alt(grid),
     )
-    agreement.legend(found, click=f"Stays: by {agreement.FILTERS[found.filter].lower()}.")
+    agreement.legend(
+        found, click=f"That is judged by {agreement.FILTERS[found.filter].lower()}. Click a cell to read it below."
+    )
     downloads.figure_button(figure, "compare", "Scores side by side")
     _look_into(found, grid, there)
 

@@ -82,25 +82,11 @@ def offered_epochs(comparison: ComparisonSpec, found: Sequence[Known]) -> list[i
 
 def controls(offered: Sequence[int]) -> None:
     """Draw which score is shown, of which epochs."""
-    with st.container(key="epochs_controls"):
-        one, two, three = st.columns([1, 1, 2])
-        with one:
-            st.selectbox(
-                "Score",
-                list(explore.KIND_TITLES),
-                format_func=explore.KIND_TITLES.__getitem__,
-                key="score_kind",
-                on_change=_follow,
-            )
-        with two:
-            st.selectbox(
-                "Filter",
-                list(agreement.FILTERS),
-                format_func=agreement.FILTERS.__getitem__,
-                key="score_filter",
-                on_change=_follow,
-            )
-        three.multiselect("Epochs", offered, key="epochs", placeholder="All that are measured or trained")
+    with st.container(key="epochs_controls", horizontal=True, vertical_alignment="bottom"):
+        agreement.score_boxes(_follow)
+        st.multiselect(
+            "Epochs", offered, key="epochs", placeholder="All that are measured or trained", width=agreement.LIST_WIDTH
+        )
 
 
 def _follow() -> None:
