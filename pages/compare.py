@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from fss_core.invariance.lookup import ComparisonSpec, find_pair, list_known, version_of
-from fss_core.specs import FssError, StoreError, digest
+from fss_core.invariance.lookup import ComparisonSpec, list_known
+from fss_core.specs import FssError, StoreError
 from fss_core.store import Store
 from pages.common import agreement, choices, compare, explore, frame, links, progress, sidebar
 
@@ -37,11 +37,8 @@ def show(store: Store) -> None:
                 compare.nothing_pinned()
                 return
             compare.controls("epochs", None)
-            across, candidates = find_pair(store, pinned, request.spec, known)
+            across, candidates = agreement.read_pair(store, pinned, request.spec, known)
             comparison = ComparisonSpec(across=across, measurement=request.spec)
-            own = [ComparisonSpec(across="epochs", measurement=spec) for spec in (pinned, request.spec)]
-            version: object = [[version_of(store, one, known) for one in own], [repr(one.spec) for one in candidates]]
-            key = digest(["pinned", pinned, request.spec])
         else:
             across = "networks" if way == "networks" else "datasets"
             comparison = ComparisonSpec(across=across, measurement=request.spec)
@@ -50,15 +47,13 @@ def show(store: Store) -> None:
             comparison = ComparisonSpec(
                 across=across, measurement=request.spec, labels=compare.labels_of(comparison, offer)
             )
-            version = (version_of(store, comparison, known), len(known))
-            key = digest(comparison)
-            candidates = agreement.read_candidates(store, comparison, known, key, version)
+            candidates = agreement.read_candidates(store, comparison, known)
         if not any(one.measured for one in candidates):
             compare.nothing_measured(candidates)
             return
         kind, filter = st.session_state["score_kind"], st.session_state["score_filter"]
-        found = agreement.compare(candidates, across, chosen.score, filter, kind, key, version)
-        tables = agreement.tabulate(candidates, across, chosen.score, kind, key, version)
+        found = agreement.compare(candidates, across, chosen.score, filter, kind)
+        tables = agreement.tabulate(candidates, across, chosen.score, kind)
     except StoreError:
         raise
     except (FssError, ValueError) as error:

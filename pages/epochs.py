@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import streamlit as st
 
-from fss_core.invariance.lookup import list_known, shared_epsilon, version_of
-from fss_core.specs import FssError, StoreError, digest
+from fss_core.invariance.lookup import list_known, shared_epsilon
+from fss_core.specs import FssError, StoreError
 from fss_core.store import Store
 from pages.common import agreement, choices, epochs, explore, frame, links, progress, sidebar
 
@@ -42,8 +42,7 @@ def show(store: Store) -> None:
     labels = [str(epoch) for epoch in sorted(st.session_state["epochs"]) or offered]
     comparison = epochs.comparison_of(spec, labels)
     try:
-        version = (epsilon, version_of(store, comparison, known))
-        candidates = agreement.read_candidates(store, comparison, known, digest(comparison), version)
+        candidates = agreement.read_candidates(store, comparison, known)
         there = [own for own in candidates if own.measured is not None]
         if not there:
             epochs.nothing_measured(candidates)
@@ -52,15 +51,8 @@ def show(store: Store) -> None:
         if len(kept) < len(labels):
             st.caption(f"{len(kept)} of {len(labels)} epochs are shown, evenly spread; choose others above.")
             candidates = tuple(own for own in candidates if own.label in kept)
-        found = agreement.compare(
-            candidates,
-            "epochs",
-            chosen.score,
-            st.session_state["score_filter"],
-            st.session_state["score_kind"],
-            digest([comparison, kept]),
-            version,
-        )
+        kind, filter = st.session_state["score_kind"], st.session_state["score_filter"]
+        found = agreement.compare(candidates, "epochs", chosen.score, filter, kind)
     except StoreError:
         raise
     except (FssError, ValueError) as error:

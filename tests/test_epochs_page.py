@@ -22,6 +22,7 @@ from fss_core.invariance.reports import invariance_json
 from fss_core.jobs.board import Board
 from fss_core.specs import ScoreSpec
 from fss_core.store import Store
+from pages.common import agreement
 
 
 @pytest.fixture
@@ -113,6 +114,29 @@ def test_the_score_that_is_chosen_is_the_one_that_is_compared(store: Store) -> N
     assert page.session_state["kind"] == "difference"  # the drill-down follows
     other = found(store, kind="difference", filter="pulse", spec=ScoreSpec(tolerance=0.2))
     assert tiles(page)["Same call everywhere"][0] == f"{other.calls.share.value:.2f}"
+
+
+def test_nothing_is_read_or_resampled_twice(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    resampled, read = [], []
+    count, find = agreement.measure_invariance, agreement.find_candidate
+    monkeypatch.setattr(agreement, "measure_invariance", lambda *own, **how: resampled.append(1) or count(*own, **how))
+    monkeypatch.setattr(agreement, "find_candidate", lambda *own: read.append(own[2]) or find(*own))
+    page = show()
+    assert (len(resampled), sorted(read)) == (1, ["0", "1", "2", "3"])
+    page.number_input(key="epoch").set_value(1).run()
+    page.multiselect(key="layers").set_value(["idle"]).run()
+    show()  # another viewer
+    assert (len(resampled), len(read)) == (1, 4)
+    card, spec = dataset_card(columns.DATASET), pictures.request(epoch=1, epsilon=columns.EPSILON).spec
+    key = archive_of(store, spec, pictures.checkpoint_of(1), card, spec.attack(columns.EPSILON)).key
+    found = store.get(f"responses/{key}/layer/idle/pulse/1")
+    assert found is not None
+    store.delete(f"responses/{key}/layer/idle/pulse/1")
+    page.run()
+    assert (len(resampled), read[4:]) == (2, ["1"])  # only what is another now
+    store.put(f"responses/{key}/layer/idle/pulse/1", found.arrays, meta={})
+    page.run()
+    assert len(resampled) == 2
 
 
 def test_epochs_are_chosen_in_a_box_and_stand_in_the_address(store: Store) -> None:

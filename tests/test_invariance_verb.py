@@ -209,7 +209,7 @@ def test_what_was_imported_is_compared_without_its_data_set(store: Store, tmp_pa
     store.delete_prefix(f"responses/{measured.key}/")
     store.delete_record(measured.key)
     assert list(responses(store)) == ["2"]
-    version = version_of(store, ComparisonSpec(across="epochs", measurement=SPEC), list_known(store))
+    version = version_of(store, ComparisonSpec(across="epochs", measurement=SPEC), "1", list_known(store))
     import_zip(target)
     found = {own.label: own for own in find_candidates(store, ComparisonSpec(across="epochs", measurement=SPEC))}
     assert found["1"].measured is not None
@@ -217,7 +217,7 @@ def test_what_was_imported_is_compared_without_its_data_set(store: Store, tmp_pa
     after = measure_invariance(responses(store), across="epochs")
     assert after.table.entries == before.table.entries
     known = list_known(store)
-    assert version_of(store, ComparisonSpec(across="epochs", measurement=SPEC), known) != version
+    assert version_of(store, ComparisonSpec(across="epochs", measurement=SPEC), "1", known) != version
 
 
 def test_fewer_images_are_no_column(store: Store) -> None:

@@ -169,26 +169,28 @@ def known_labels(comparison: ComparisonSpec, known: Sequence[Known]) -> tuple[st
     return tuple(sorted(labels, key=lambda label: (order.get(label, len(order)), label)))
 
 
-def version_of(store: Store, comparison: ComparisonSpec, known: Sequence[Known]) -> tuple[object, ...]:
-    """Say which version of its results there is: whatever is added or replaced changes it.
+def version_of(store: Store, comparison: ComparisonSpec, label: str, known: Sequence[Known]) -> tuple[object, ...]:
+    """Say which version of one column's results there is: whatever is added or replaced changes it.
 
     Raises:
         StoreError: the store is damaged.
     """
-    own = sorted(
-        {found.key for found in known if found.origin == "measured" and _concerns(found, comparison)},
+    spec = comparison.of(label)
+    mine = [own for own in known if _is_alike(own, spec)]
+    beside = [own.spec.epoch for own in known if _is_alike(own, spec, any_epoch=True)]
+    shared = shared_epsilon(store, spec, known)
+    here = sorted({own.key for own in mine if own.origin == "measured"})
+    return (
+        *(shared.value, shared.about, tuple(sorted(set(beside)))),
+        *sorted((own.origin, own.key, own.epsilon, own.spec.num_images) for own in mine),
+        *((key, store.num_bytes(f"responses/{key}/")) for key in here),
+        *(
+            (path.name, path.stat().st_mtime_ns)
+            for collection in (imported(), published())
+            if collection.root.is_dir()
+            for path in sorted(collection.root.iterdir())
+        ),
     )
-    elsewhere = tuple(
-        (path.name, path.stat().st_mtime_ns)
-        for collection in (imported(), published())
-        if collection.root.is_dir()
-        for path in sorted(collection.root.iterdir())
-    )
-    return (*elsewhere, *((key, store.num_bytes(f"responses/{key}/")) for key in own))
-
-
-def _concerns(known: Known, comparison: ComparisonSpec) -> bool:
-    return _is_alike(known, comparison.of(comparison.label_of(known.spec)))
 
 
 def _is_alike(known: Known, spec: MeasurementSpec, *, any_epoch: bool = False, any_seed: bool = False) -> bool:
@@ -285,13 +287,12 @@ def find_candidates(
         StoreError: the store as a whole is damaged.
     """
     known = list_known(store) if known is None else known
-    found = [
-        _candidate(store, comparison, label, known) for label in comparison.labels or known_labels(comparison, known)
-    ]
-    return tuple(found) if comparison.across == "datasets" else same_images(found)
+    labels = comparison.labels or known_labels(comparison, known)
+    return same_images(comparison.across, [find_candidate(store, comparison, label, known) for label in labels])
 
 
-def _candidate(store: Store, comparison: ComparisonSpec, label: str, known: Sequence[Known]) -> Candidate:
+def find_candidate(store: Store, comparison: ComparisonSpec, label: str, known: Sequence[Known]) -> Candidate:
+    """Look one of them up, as :func:`find_candidates` does."""
     spec = comparison.of(label)
     shared = shared_epsilon(store, spec, known)
     sizes = [shared]
@@ -413,7 +414,7 @@ def find_pair(
         look_up(store, label, f"{label}: {_differences(own, beside)}", own, shared_epsilon(store, own, known), known)
         for label, own, beside in (("pinned", first, second), ("this view", second, first))
     ]
-    return across, tuple(found) if across == "datasets" else same_images(found)
+    return across, same_images(across, found)
 
 
 def _differences(spec: MeasurementSpec, beside: MeasurementSpec) -> str:
@@ -436,8 +437,10 @@ def _differences(spec: MeasurementSpec, beside: MeasurementSpec) -> str:
     return ", ".join(own for own, other in zip(parts(spec), parts(beside), strict=True) if own != other)
 
 
-def same_images(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """Set aside what was measured on other images than the first of them."""
+def same_images(across: Across, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """Set aside what was measured on other images than the first of them; data sets have each their own."""
+    if across == "datasets":
+        return tuple(candidates)
     probes = [own.measured.card.fingerprints["probe"] for own in candidates if own.measured is not None]
     return tuple(
         own

@@ -8,9 +8,18 @@ from collections.abc import Callable, Sequence
 import streamlit as st
 
 from fss_core import figures
-from fss_core.invariance import Invariance, ScoreTable, Statistic, measure_invariance, tabulate_scores
+from fss_core.invariance import Across, Invariance, ScoreTable, Statistic, measure_invariance, tabulate_scores
 from fss_core.invariance.groups import GROUP_WORDS, group_rows
-from fss_core.invariance.lookup import Candidate, ComparisonSpec, Known, epsilon_text, find_candidates
+from fss_core.invariance.lookup import (
+    Candidate,
+    ComparisonSpec,
+    Known,
+    epsilon_text,
+    find_candidate,
+    find_pair,
+    same_images,
+    version_of,
+)
 from fss_core.invariance.reports import (
     COLUMN_HEADS,
     ROW_NOUNS,
@@ -20,8 +29,9 @@ from fss_core.invariance.reports import (
     statistic_words,
 )
 from fss_core.reports import REFERENCES
+from fss_core.responses import Responses
 from fss_core.scores import KINDS, MEAN_FILTER, Kind
-from fss_core.specs import SYNAPTIC_FILTERS, ScoreSpec
+from fss_core.specs import SYNAPTIC_FILTERS, MeasurementSpec, ScoreSpec, digest
 from fss_core.store import Store
 from pages.common import downloads, known, links
 from pages.common.explore import KIND_TITLES
@@ -57,35 +67,93 @@ _NAMES = {"share": "Same call everywhere", "kappa": "Fleiss’ κ", "ac1": "Gwet
 # Reading --------------------------------------------------------------------------------------------------
 
 
-@st.cache_resource(max_entries=12, show_spinner=False)
-def read_candidates(
-    _store: Store, _comparison: ComparisonSpec, _known: Sequence[Known], key: str, version: object
-) -> tuple[Candidate, ...]:
-    """Read what is compared once for all viewers, until there is more of it."""
-    return find_candidates(_store, _comparison, _known)
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _read_candidate(
+    _store: Store, _comparison: ComparisonSpec, _known: Sequence[Known], label: str, key: str, version: object
+) -> Candidate:
+    """Read one column once for all viewers, until there is more of it."""
+    return find_candidate(_store, _comparison, label, _known)
+
+
+def read_candidates(store: Store, comparison: ComparisonSpec, known: Sequence[Known]) -> tuple[Candidate, ...]:
+    """Read what is compared; while one column is being measured, the others are not read again."""
+    found = [
+        _read_candidate(
+            store,
+            comparison,
+            known,
+            label,
+            digest([comparison.across, comparison.of(label)]),
+            version_of(store, comparison, label, known),
+        )
+        for label in comparison.labels
+    ]
+    return same_images(comparison.across, found)
+
+
+def read_pair(
+    store: Store, first: MeasurementSpec, second: MeasurementSpec, known: Sequence[Known]
+) -> tuple[Across, tuple[Candidate, ...]]:
+    """Read two views that are compared."""
+    versions = [
+        version_of(store, ComparisonSpec(across="epochs", measurement=own), str(own.epoch), known)
+        for own in (first, second)
+    ]
+    return _read_pair(store, first, second, known, digest([first, second]), versions)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _read_pair(
+    _store: Store,
+    _first: MeasurementSpec,
+    _second: MeasurementSpec,
+    _known: Sequence[Known],
+    key: str,
+    versions: object,
+) -> tuple[Across, tuple[Candidate, ...]]:
+    return find_pair(_store, _first, _second, _known)
+
+
+def _identity(candidates: Sequence[Candidate]) -> str:
+    """Name what is compared: the same columns compare in the same way."""
+    return digest(
+        [
+            [own.label, own.measured.key, own.measured.origin, own.measured.responses.num_images]
+            for own in candidates
+            if own.measured is not None
+        ]
+    )
+
+
+def compare(candidates: Sequence[Candidate], across: Across, score: ScoreSpec, filter: str, kind: Kind) -> Invariance:
+    """Compare once for all viewers: resampling takes about a second."""
+    return _compare(candidates, _identity(candidates), across, score, filter, kind)
 
 
 @st.cache_resource(max_entries=48, show_spinner="Comparing: resampling images, permuting layers …")
-def compare(
-    _candidates: Sequence[Candidate], across: str, score: ScoreSpec, filter: str, kind: Kind, key: str, version: object
+def _compare(
+    _candidates: Sequence[Candidate], identity: str, across: Across, score: ScoreSpec, filter: str, kind: Kind
 ) -> Invariance:
-    """Compare once for all viewers: resampling takes about a second."""
-    return measure_invariance(_columns(_candidates), across=across, spec=score, filter=filter, kind=kind)  # type: ignore[arg-type]
+    return measure_invariance(_columns(_candidates), across=across, spec=score, filter=filter, kind=kind)
+
+
+def tabulate(candidates: Sequence[Candidate], across: Across, score: ScoreSpec, kind: Kind) -> dict[str, ScoreTable]:
+    """Score every filter once for all viewers."""
+    return _tabulate(candidates, _identity(candidates), across, score, kind)
 
 
 @st.cache_resource(max_entries=48, show_spinner=False)
-def tabulate(
-    _candidates: Sequence[Candidate], across: str, score: ScoreSpec, kind: Kind, key: str, version: object
+def _tabulate(
+    _candidates: Sequence[Candidate], identity: str, across: Across, score: ScoreSpec, kind: Kind
 ) -> dict[str, ScoreTable]:
-    """Score every filter once for all viewers."""
     columns = _columns(_candidates)
     return {
-        name: tabulate_scores(columns, across=across, spec=score, filter=name, kind=kind)  # type: ignore[arg-type]
+        name: tabulate_scores(columns, across=across, spec=score, filter=name, kind=kind)
         for name in (*SYNAPTIC_FILTERS, MEAN_FILTER)
     }
 
 
-def _columns(candidates: Sequence[Candidate]) -> dict[str, object]:
+def _columns(candidates: Sequence[Candidate]) -> dict[str, Responses]:
     return {own.label: own.measured.responses for own in candidates if own.measured is not None}
 
 
