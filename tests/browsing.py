@@ -298,11 +298,15 @@ class Explore:
     @property
     def plot(self) -> Locator:
         """The score heatmap."""
-        return self.page.locator(".st-key-heatmap .js-plotly-plot").first
+        return self.plot_of("heatmap")
 
-    def cells(self) -> list[Cell]:
-        """List the cells of the score heatmap, row by row."""
-        return [Cell(**own) for own in self.plot.evaluate(_CELLS)]
+    def plot_of(self, key: str) -> Locator:
+        """Find a chart by its key."""
+        return self.page.locator(f".st-key-{key} .js-plotly-plot").first
+
+    def cells(self, key: str = "heatmap") -> list[Cell]:
+        """List the cells of a score heatmap, row by row."""
+        return [Cell(**own) for own in self.plot_of(key).evaluate(_CELLS)]
 
     def box(self, name: str) -> Locator:
         """Find a select box."""
@@ -327,9 +331,9 @@ class Explore:
         self.page.get_by_role("option", name=option, exact=True).click()
         self.settle()
 
-    def click_cell(self, cell: Cell) -> None:
+    def click_cell(self, cell: Cell, key: str = "heatmap") -> None:
         """Click the middle of a cell."""
-        self.plot.click(position={"x": cell.x, "y": cell.y})
+        self.plot_of(key).click(position={"x": cell.x, "y": cell.y})
 
     def pause(self, seconds: float) -> None:
         """Let time pass while the tab is listened to."""

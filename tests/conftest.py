@@ -9,6 +9,8 @@ from typing import Protocol
 
 import numpy as np
 import pytest
+from picture_fixtures import columns_store as columns_store
+from picture_fixtures import columns_template as columns_template
 from picture_fixtures import empty_cache as empty_cache
 from picture_fixtures import known_cache as known_cache
 from picture_fixtures import known_store as known_store

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import columns
 import pictures
 import pytest
 
@@ -32,6 +33,24 @@ def known_cache(known_template: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def known_store(known_cache: Path) -> Iterator[Store]:
+    with Store() as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def columns_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("columns")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FSS_CACHE_DIR", str(root / "cache"))
+        columns.make_cache(root / "cache", root / "images")
+    return root / "cache"
+
+
+@pytest.fixture
+def columns_store(columns_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """A store with the epochs, data sets and networks of ``columns``, for this test alone."""
+    shutil.copytree(columns_template, tmp_path / "columns")
+    monkeypatch.setenv("FSS_CACHE_DIR", str(tmp_path / "columns"))
     with Store() as store:
         yield store
 

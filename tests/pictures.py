@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -132,17 +132,19 @@ def make_cache(cache: Path, images: Path) -> None:
         write(store, make_checkpoint())
 
 
-def make_checkpoint() -> Checkpoint:
+def make_checkpoint(epoch: int = EPOCH, **training: Any) -> Checkpoint:
     """Write an epoch whose weights no network could load."""
-    spec, card = request().spec.training, dataset_card(DATASET)
-    path = epoch_dir(spec, card.fingerprints["train"], EPOCH)
+    spec = replace(request().spec.training, **training)
+    card = dataset_card(spec.dataset)
+    path = epoch_dir(spec, card.fingerprints["train"], epoch)
     path.mkdir(parents=True)
-    (path / WEIGHTS).write_bytes(b"weights")
+    weights = b"weights" if epoch == EPOCH and not training else f"weights of {spec}, epoch {epoch}".encode()
+    (path / WEIGHTS).write_bytes(weights)
     checkpoint = Checkpoint(
         spec=spec,
-        epoch=EPOCH,
+        epoch=epoch,
         path=path,
-        sha256=hashlib.sha256(b"weights").hexdigest(),
+        sha256=hashlib.sha256(weights).hexdigest(),
         state_sha256=None,
         origin="trained",
         kept=True,
@@ -163,14 +165,25 @@ def write(
     *,
     right: Callable[[str], Right] = unfiltered_right,
     layers: tuple[str, ...] = LAYERS,
+    epsilon: float = EPSILON,
+    calibrated: bool = True,
+    like: Mapping[str, str] | None = None,
+    places: Mapping[str, tuple[str, float]] | None = None,
 ) -> None:
-    """Write ε, the adversarial images and every response; ``right`` says which images are without a filter."""
-    card, dataset, own = dataset_card(DATASET), load_dataset(DATASET), request()
+    """Write ε, the adversarial images and every response.
+
+    ``right`` says which images are without a filter, ``like`` which layers do what another's name says, ``places`` of
+    what kind a layer is and how deep.
+    """
+    name = checkpoint.spec.dataset
+    card, dataset = dataset_card(name), load_dataset(name)
+    own = request(training=checkpoint.spec, epoch=checkpoint.epoch, epsilon=None if calibrated else epsilon)
     calibration = EpsilonCalibration(
-        epsilon=EPSILON, clean_accuracy=0.8, target=0.5, grid=(EPSILON,), pgd_accuracy=(0.4,), num_images=30
+        epsilon=epsilon, clean_accuracy=0.8, target=0.5, grid=(epsilon,), pgd_accuracy=(0.4,), num_images=30
     )
-    store.put(epsilon_name(checkpoint, card, "cpu"), {}, meta=asdict(calibration))
-    attack = own.spec.attack(EPSILON)
+    if calibrated:
+        store.put(epsilon_name(checkpoint, card, "cpu"), {}, meta=asdict(calibration))
+    attack = own.spec.attack(epsilon)
     key = adversarial_key(
         attack=attack, network=checkpoint.identity, probe=dataset.probe.fingerprint, device_type="cpu", schema=SCHEMA
     )
@@ -185,7 +198,7 @@ def write(
     )
     for chunk in chunks(NUM_IMAGES):
         clean = dataset.probe.images[chunk.start : chunk.stop].astype(np.float32) / 255
-        store.put(f"adversarial/{key}/{chunk.index}", {"pixels": np.clip(clean + np.float32(EPSILON), 0, 1)}, meta={})
+        store.put(f"adversarial/{key}/{chunk.index}", {"pixels": np.clip(clean + np.float32(epsilon), 0, 1)}, meta={})
     for part, spec in own.parts().items():
         names = (GLOBAL_LAYER,) if part == "whole" else layers
         archive = archive_of(store, spec, checkpoint, card, attack)
@@ -193,8 +206,12 @@ def write(
         for chunk in chunks(NUM_IMAGES):
             archive.put_unfiltered(chunk, labels[chunk.start : chunk.stop], unfiltered.images(chunk.start, chunk.stop))
         for name in names:
-            _write_layer(archive, name, labels, classes, right)
-        store.record(archive.key, {"measurement": asdict(spec)})
+            kind, depth = (places or {}).get(name, ("3x3", 0.0))
+            _write_layer(archive, name, labels, classes, right, (like or {}).get(name, name), kind, depth)
+        if part == "control":  # under the same key as the layers: the catalogue names the filters of both
+            spec = replace(spec, response=replace(spec.response, filters=(*SYNAPTIC_FILTERS, CONTROL_FILTER)))
+        description = {"measurement": asdict(spec), "attack": asdict(attack), "dataset_title": card.title}
+        store.record(archive.key, description)
 
 
 def _write_layer(
@@ -203,13 +220,19 @@ def _write_layer(
     labels: npt.NDArray[np.int64],
     classes: Callable[[Right], npt.NDArray[np.uint8]],
     right: Callable[[str], Right],
+    like: str,
+    layer_kind: str,
+    depth: float,
 ) -> None:
     def rows_right(name: str, draw: int, kind: str) -> Right:
-        found = survives("hurts" if layer == GLOBAL_LAYER else layer, name, draw, kind)
+        found = survives("hurts" if layer == GLOBAL_LAYER else like, name, draw, kind)
         return found & right(kind) if right is not unfiltered_right else found
 
     for name in archive.spec.filters:
-        archive.put_facts(name, _facts(layer, name, archive.spec.num_draws))
+        facts = _facts(layer, name, archive.spec.num_draws)
+        if layer != GLOBAL_LAYER:
+            facts = replace(facts, kind=layer_kind, relative_depth=depth)
+        archive.put_facts(name, facts)
         draws = [row.draw for row in filter_rows([name], archive.spec.num_draws)]
         clean, adversarial = (
             np.stack([classes(rows_right(name, draw, kind)) for draw in draws]) for kind in ("clean", "adversarial")
@@ -242,9 +265,9 @@ def _facts(layer: str, name: str, num_draws: int) -> LayerFacts:
 # Harming it -----------------------------------------------------------------------------------------------
 
 
-def checkpoint_of() -> Checkpoint:
+def checkpoint_of(epoch: int = EPOCH) -> Checkpoint:
     """Read the epoch that :func:`make_checkpoint` wrote."""
-    return read_sidecar(epoch_dir(request().spec.training, dataset_card(DATASET).fingerprints["train"], EPOCH))
+    return read_sidecar(epoch_dir(request().spec.training, dataset_card(DATASET).fingerprints["train"], epoch))
 
 
 def key_of(store: Store, part: Part = "layers") -> str:

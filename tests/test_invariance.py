@@ -835,9 +835,9 @@ def test_cautions_name_what_is_not_alike_and_images_that_rank_nothing() -> None:
     other = compare({"0": own, "1": replace(own, attack=AttackSpec(epsilon=9 / 255))}, across="datasets")
     assert other.cautions == ()
     hardly = compare({"0": uniform_noise(0), "1": own})
-    assert hardly.cautions[-1].startswith("0: these images hardly rank the rows (split-half τ ")
+    assert hardly.cautions[-1].startswith("epoch 0: these images hardly rank the rows (split-half τ ")
     noted = compare({"0": replace(own, notes=("short",)), "1": own})
-    assert noted.cautions == ("0: short",)
+    assert noted.cautions == ("epoch 0: short",)
 
 
 def uniform_noise(seed: int) -> Responses:

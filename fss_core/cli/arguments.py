@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fss_core.specs import CONTROL_FILTER, NETWORKS, SYNAPTIC_FILTERS, Filter, FssError, choose
+from fss_core.specs import CONTROL_FILTER, DEFAULT_IMAGES, NETWORKS, SYNAPTIC_FILTERS, Filter, FssError, choose
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -150,6 +150,37 @@ def _add_retraining(parser: argparse.ArgumentParser) -> None:
     _add_score(parser)
 
 
+def _add_invariance(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("across", choices=("epochs", "datasets", "networks"), help="what is compared")
+    group = parser.add_argument_group("what is compared (what is not measured is named, with the command for it)")
+    group.add_argument("--network", metavar="NAME", help=f"one of {', '.join(NETWORKS)} (epochs, datasets)")
+    group.add_argument("--dataset", metavar="NAME", help="a data set of `fss data list` (epochs, networks)")
+    group.add_argument("--epoch", type=int, help="of the checkpoints (datasets, networks)")
+    group.add_argument("--epochs", type=_epochs, help="with commas (epochs; default all that are measured)")
+    group.add_argument("--datasets", type=_names, help="with commas (datasets; default all that are measured)")
+    group.add_argument("--networks", type=_names, help="with commas (networks; default all that are measured)")
+    group.add_argument("--seed", type=int, default=0, help="initialisation (default 0)")
+    group.add_argument("--batch-size", type=int, default=100, help="training images per step (default 100)")
+    group.add_argument("--learning-rate", type=float, default=1e-3, help="of Adam (default 0.001)")
+    group.add_argument(
+        "--train-images", type=int, default=None, metavar="N", help="trained on N of the training images (default all)"
+    )
+    group.add_argument("--images", type=int, default=DEFAULT_IMAGES, help="the first n probe images (default 300)")
+    group.add_argument("--thresholds", type=int, default=25, help="per layer (default 25)")
+    group.add_argument("--attack", default="fgsm", help="fgsm (default), pgd, or an L∞ attack of torchattacks")
+    group.add_argument("--attack-mode", choices=("frozen", "adaptive"), default="frozen", help="default frozen")
+    group.add_argument(
+        "--epsilon", type=epsilon, default=None, help="in pixels (default: one for all epochs, calibrated on the last)"
+    )
+    group.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
+    _add_score(parser)
+    group = parser.add_argument_group("what is printed")
+    group.add_argument(
+        "--kind", choices=("adversarial", "clean", "difference"), default="adversarial", help="default adversarial"
+    )
+    group.add_argument("--filter", choices=("mean", *SYNAPTIC_FILTERS), default="mean", help="default the mean")
+
+
 def parser() -> argparse.ArgumentParser:
     """Build the parser of ``fss``; each verb's function is the ``run`` of what it returns."""
     parser = _Parser(prog="fss", description="Which layers of a network break, hold or improve when filtered.")
@@ -251,6 +282,13 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument(
         "--directory", type=Path, default=None, help="publish there (default: published/ in the cache directory)"
     )
+
+    invariance = verb(
+        "invariance",
+        _verb("comparing", "invariance"),
+        "compare what is measured across epochs, data sets or networks: which layers keep their rank and their call",
+    )
+    _add_invariance(invariance)
 
     train = verb("train", _verb("measuring", "train"), "train a network and save the epochs asked for")
     _add_training(train)

@@ -6,6 +6,13 @@ Every figure comes in a light and a dark design on a transparent ground, to be s
 
 from __future__ import annotations
 
+from fss_core.figures.agreement import (
+    agreement_heatmap,
+    agreement_heatmap_alt,
+    place_of_point,
+    tau_matrix,
+    tau_matrix_alt,
+)
 from fss_core.figures.coverage import coverage_alt, coverage_chart
 from fss_core.figures.curves import histogram_alt, histogram_figure, response_alt, response_figure
 from fss_core.figures.grids import CLICK_CONFIG, MOST_CELLS, cell_of_point, score_heatmap, score_heatmap_alt
@@ -18,11 +25,21 @@ from fss_core.figures.retraining import (
     retraining_figure,
 )
 from fss_core.figures.style import SAVE_CONFIG, standalone_html
+from fss_core.figures.trajectories import (
+    MOST_TRAJECTORIES,
+    profile_alt,
+    profile_figure,
+    trajectories_alt,
+    trajectories_figure,
+)
 
 __all__ = [
     "CLICK_CONFIG",
     "MOST_CELLS",
+    "MOST_TRAJECTORIES",
     "SAVE_CONFIG",
+    "agreement_heatmap",
+    "agreement_heatmap_alt",
     "cell_of_point",
     "checkpoints_alt",
     "checkpoints_figure",
@@ -32,6 +49,9 @@ __all__ = [
     "histogram_figure",
     "images_alt",
     "images_figure",
+    "place_of_point",
+    "profile_alt",
+    "profile_figure",
     "response_alt",
     "response_figure",
     "retraining_alt",
@@ -39,6 +59,10 @@ __all__ = [
     "score_heatmap",
     "score_heatmap_alt",
     "standalone_html",
+    "tau_matrix",
+    "tau_matrix_alt",
     "threshold_heatmap",
     "threshold_heatmap_alt",
+    "trajectories_alt",
+    "trajectories_figure",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import streamlit as st
 
@@ -128,7 +130,24 @@ def read_choices() -> Choices:
         ValueError: they say what cannot be.
     """
     chosen = {key: st.session_state.get(key, param.default) for key, param in PARAMS.items()}
-    spec = MeasurementSpec(
+    score = ScoreSpec(
+        reference=chosen["reference"],
+        normalise=chosen["normalise"],
+        integration=chosen["integration"],
+        tolerance=float(chosen["tolerance"]),
+        level=float(chosen["level"]),
+    )
+    request = MeasureRequest(spec=measurement_of(chosen), whole=bool(chosen["whole"]), control=bool(chosen["control"]))
+    return Choices(request=request, score=score, simultaneous=bool(chosen["together"]))
+
+
+def measurement_of(chosen: Mapping[str, Any]) -> MeasurementSpec:
+    """Put together what is measured, from values under the keys of ``PARAMS``.
+
+    Raises:
+        ValueError: they say what cannot be.
+    """
+    return MeasurementSpec(
         training=TrainingSpec(
             network=chosen["network"],
             dataset=chosen["dataset"],
@@ -143,12 +162,3 @@ def read_choices() -> Choices:
         response=ResponseSpec(num_thresholds=int(chosen["thresholds"])),
         device=chosen["device"],
     )
-    score = ScoreSpec(
-        reference=chosen["reference"],
-        normalise=chosen["normalise"],
-        integration=chosen["integration"],
-        tolerance=float(chosen["tolerance"]),
-        level=float(chosen["level"]),
-    )
-    request = MeasureRequest(spec=spec, whole=bool(chosen["whole"]), control=bool(chosen["control"]))
-    return Choices(request=request, score=score, simultaneous=bool(chosen["together"]))

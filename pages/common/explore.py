@@ -49,13 +49,14 @@ WHAT_IT_IS = (
 )
 
 
-def heading(request: MeasureRequest) -> None:
-    """Say what is looked at."""
+def heading(request: MeasureRequest, *, across: str = "") -> None:
+    """Say what is looked at: one epoch, or what is put side by side instead."""
     training = request.spec.training
     title = known_datasets().get(training.dataset, training.dataset)
     network = NETWORKS.get(training.network, training.network)
     subset = f", {training.subset}" if training.subset else ""
-    st.title(f"{plain(network)} on {plain(title)}, epoch {request.spec.epoch}{subset}", anchor=False)
+    where = across or f"epoch {request.spec.epoch}"
+    st.title(f"{plain(network)} on {plain(title)}, {where}{subset}", anchor=False)
     if problem := links.problem():
         left, right = st.columns([6, 1], vertical_alignment="center")
         left.warning(f"This link asks for what is not here: {plain(problem)}. What it does not say right is as usual.")
@@ -120,7 +121,7 @@ def draw(store: Store, picture: Picture, scores: PictureScores, chosen: Choices)
             _heatmaps(picture, scores, chosen, rows)
         with right, st.container(key="drilldown"):
             if measured:
-                _drilldown(store, picture, scores, chosen, measured)
+                drilldown(store, picture, scores, chosen, measured)
             else:
                 st.info("No layer is finished yet.")
     downloads.draw(picture, scores)
@@ -204,7 +205,8 @@ def _weights_map(picture: Picture, chosen: Choices, rows: Sequence[str]) -> None
 # The drill-down -------------------------------------------------------------------------------------------
 
 
-def _drilldown(store: Store, picture: Picture, scores: PictureScores, chosen: Choices, measured: Sequence[str]) -> None:
+def drilldown(store: Store, picture: Picture, scores: PictureScores, chosen: Choices, measured: Sequence[str]) -> None:
+    """Draw one cell in full: its curves, its weights, and the images whose prediction changes."""
     asked = st.session_state.get("layer", measured[0])
     if asked not in measured:
         why = "is not measured yet" if asked in picture.rows else "does not exist here"

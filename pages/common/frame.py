@@ -14,7 +14,13 @@ from fss_core.specs import FssError
 from fss_core.store import Store
 from pages.common import links
 
-VIEWS = (("app.py", "Explore"), ("pages/retrain.py", "Retrain"), ("pages/runs.py", "Runs"))
+VIEWS = (
+    ("app.py", "Explore"),
+    ("pages/epochs.py", "Epochs"),
+    ("pages/compare.py", "Compare"),
+    ("pages/retrain.py", "Retrain"),
+    ("pages/runs.py", "Runs"),
+)
 """The views, in the order of a first visit; a new one is a file in ``pages/`` and a line here."""
 
 _STYLE = """
@@ -31,10 +37,11 @@ h3 {font-size: 1rem !important; padding: 0 !important; font-weight: 650 !importa
 .fss-tile .value {font-size: 1.35rem; line-height: 1.5rem; font-weight: 600;}
 .fss-tile .note {font-size: 0.78rem; opacity: 0.8; line-height: 1.05rem;}
 .fss-quiet {font-size: 0.86rem; opacity: 0.85;}
-.st-key-explore_columns > div {flex-wrap: wrap;}
+.st-key-explore_columns > div, .st-key-epochs_below > div {flex-wrap: wrap;}
 .st-key-drilldown {position: sticky; top: 3.2rem;}
 @media (max-width: 1050px) {
-  .st-key-explore_columns [data-testid="stColumn"] {flex: 1 1 100% !important; width: 100% !important;}
+  .st-key-explore_columns [data-testid="stColumn"],
+  .st-key-epochs_below [data-testid="stColumn"] {flex: 1 1 100% !important; width: 100% !important;}
   .st-key-drilldown {position: static;}
 }
 </style>

@@ -6,7 +6,7 @@ from fss_core.retraining.comparing import EVERYTHING, NO_RETRAINING, Comparison,
 from fss_core.retraining.results import JUDGED, Judged
 from pages.common.frame import escaped
 
-_STYLE = """<style>
+TABLE_STYLE = """<style>
 .fss-table {border-collapse: collapse; font-size: 0.82rem; font-variant-numeric: tabular-nums; width: 100%;}
 .fss-table th, .fss-table td {text-align: right; padding: 0.25rem 0.5rem; vertical-align: top; white-space: nowrap;}
 .fss-table th {font-weight: 600; border-bottom: 1px solid currentColor; vertical-align: bottom; white-space: normal;}
@@ -27,7 +27,7 @@ def comparison_table(comparison: Comparison) -> str:
     body = "".join(_row(row, len(heads)) for row in comparison.sorted_rows())
     head = "".join(f"<th>{escaped(text)}</th>" for text in heads)
     return (
-        f'{_STYLE}<div style="overflow-x:auto"><table class="fss-table"><thead><tr>{head}</tr></thead>'
+        f'{TABLE_STYLE}<div style="overflow-x:auto"><table class="fss-table"><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 

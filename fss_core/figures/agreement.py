@@ -1,0 +1,246 @@
+"""What stays the same: scores by epoch, data set or network as a heatmap, and how alike their rankings are."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+
+from fss_core.figures.cells import CELL, EDGE, GAP, cell_traces, click_targets
+from fss_core.figures.grids import MOST_CELLS
+from fss_core.figures.heat import ROW_HEIGHT, left_margin, pale_ground, readable_on, row_names, words
+from fss_core.figures.style import empty_figure, palette, plain, shorten, small
+from fss_core.invariance.grids import AgreementGrid
+from fss_core.invariance.results import Invariance, Statistic
+
+_TOP, _BOTTOM, _MARK = 48, 74, 26
+_FEWEST = 6
+"""Columns that there is room for at least, so that few do not become wide."""
+
+_WITH_INTERVALS = 7
+"""So many columns of the matrix have room for intervals."""
+
+
+def agreement_heatmap(grid: AgreementGrid, *, dark: bool = False) -> go.Figure:
+    """Draw scores by row and column in groups, one colour scale for all: colours, call letters, markers to click.
+
+    Args:
+        grid: of at most :data:`~fss_core.figures.MOST_CELLS` cells.
+        dark: which design.
+
+    Returns:
+        The figure. Beside each row: ● where the call is the same in all columns, else the share of pairs of columns
+        that agree.
+
+    Raises:
+        ValueError: too many cells.
+    """
+    num_rows, num_columns = len(grid.rows), len(grid.columns)
+    if num_rows * num_columns > MOST_CELLS:
+        raise ValueError(
+            f"a heatmap must have at most {MOST_CELLS} cells, got {num_rows} × {num_columns}; choose fewer columns"
+        )
+    colours = palette(dark)
+    group_of = np.repeat(np.arange(len(grid.groups)), [width for _, width in grid.groups])
+    x = CELL * np.arange(num_columns) + GAP * group_of
+    y = CELL * np.arange(num_rows)
+    right = max(int(x[-1]) - EDGE, _FEWEST * CELL)
+    figure = empty_figure(
+        dark,
+        height=_TOP + _BOTTOM + ROW_HEIGHT * max(num_rows, 2),
+        margin={"l": left_margin(grid.rows), "r": 8, "t": _TOP, "b": _BOTTOM},
+    )
+    figure.update_layout(hovermode="closest", hoverdistance=-1, showlegend=False)
+    figure.update_xaxes(
+        range=[EDGE, right + (_MARK if any(grid.marks) else 0)],
+        tickvals=x,
+        ticktext=[own.text for own in grid.columns],
+        ticks="",
+        showticklabels=False,
+    )
+    figure.update_yaxes(range=[y[-1] - EDGE, EDGE], tickvals=y, ticktext=grid.row_texts, ticks="", showticklabels=False)
+    there = np.array([own.is_there for own in grid.columns])
+    headings = np.array([plain(shorten(own.heading, 10)) for own in grid.columns])
+    figure.add_traces(
+        [
+            *cell_traces(grid, x, y, colours, grid.normalise),
+            words(np.full(num_rows, EDGE), y, row_names(grid.rows), colours.ink, position="middle left"),
+            *(
+                words(x[own], np.full(int(own.sum()), EDGE), headings[own].tolist(), ink, position="top center")
+                for own, ink in ((there, colours.ink), (~there, colours.muted))
+                if own.any()
+            ),
+            *click_targets(grid, x, y),
+        ]
+    )
+    if any(grid.marks):
+        place = np.full(num_rows, x[-1] - EDGE + 4)
+        figure.add_trace(words(place, y, list(grid.marks), colours.muted, position="middle right"))
+        figure.add_trace(words(place[:1], np.array([EDGE]), ["stays"], colours.muted, position="top right"))
+    start = 0
+    for heading, width in grid.groups:
+        own = x[start : start + width]
+        left, end = int(own[0]) + EDGE, int(own[-1]) - EDGE
+        figure.add_annotation(
+            text=f"<b>{plain(shorten(heading, 70 if len(grid.groups) == 1 else 24))}</b>",
+            x=left,
+            xanchor="left",
+            y=1,
+            yref="paper",
+            yshift=20,
+            yanchor="bottom",
+            showarrow=False,
+            font={"size": 12, "color": colours.ink},
+        )
+        pale_ground(figure, colours, (left, end), (EDGE, int(y[-1]) - EDGE))
+        start += width
+    return figure
+
+
+def place_of_point(point_index: int, grid: AgreementGrid) -> tuple[int, int]:
+    """Say which row and column a click on the heatmap met.
+
+    Args:
+        point_index: as Plotly reports it.
+        grid: what was drawn.
+
+    Raises:
+        ValueError: there is no such cell.
+    """
+    row, column = divmod(point_index, len(grid.columns))
+    if not 0 <= row < len(grid.rows):
+        raise ValueError(f"no cell {point_index} in a grid of {len(grid.rows)} × {len(grid.columns)}")
+    return row, column
+
+
+def agreement_heatmap_alt(grid: AgreementGrid) -> str:
+    """Say what the heatmap shows, in words."""
+    names = {"F": "fragile", "R": "robust", "A": "antifragile", "·": "not measurable", "…": "not measured"}
+    parts = []
+    for index, column in enumerate(grid.columns):
+        found = [row[index].letter.upper() for row in grid.cells]
+        counts = ", ".join(f"{found.count(mark)} {name}" for mark, name in names.items() if mark in found)
+        heading = column.heading if column.heading == column.label else f"{column.label}, {column.filter}"
+        parts.append(f"{heading}: {counts}")
+    kept = grid.marks.count("●")
+    return f"Heatmap of scores, {len(grid.rows)} rows by {len(grid.columns)} columns; the call stays in {kept}. " + (
+        f"{'; '.join(parts)}."
+    )
+
+
+def tau_matrix(found: Invariance, titles: dict[str, str], *, dark: bool = False) -> go.Figure:
+    """Draw Kendall's τ between the rankings of each two columns, and on the diagonal each one's split-half ceiling.
+
+    Args:
+        found: of at least one column.
+        titles: label → what to call a column.
+        dark: which design.
+
+    Returns:
+        The figure; intervals stand in the cells where there is room for them, and on hover anyway.
+    """
+    colours = palette(dark)
+    labels = [own.label for own in found.table.columns]
+    number = len(labels)
+    place = {label: index for index, label in enumerate(labels)}
+    z = np.full((number, number), np.nan)
+    texts = [["–"] * number for _ in labels]
+    hover = [[""] * number for _ in labels]
+    for index, column in enumerate(found.table.columns):
+        ceiling = column.ceiling
+        name = plain(titles[column.label])
+        if ceiling.value is None:
+            hover[index][index] = f"{name}: no split-half τ: {plain(ceiling.reason)}"
+        else:
+            z[index, index] = ceiling.value
+            texts[index][index] = f"<i>{ceiling.value:.2f}</i>"
+            hover[index][index] = (
+                f"{name}: split-half τ {ceiling.value:.2f}, n = {column.num_images}<br>two halves of the images rank "
+                "the rows so alike"
+            )
+    for pair in found.rankings:
+        i, j = place[pair.first], place[pair.second]
+        about = f"{plain(titles[pair.first])} and {plain(titles[pair.second])}, {pair.num_rows} rows<br>"
+        for row, column_index in ((i, j), (j, i)):
+            hover[row][column_index] = about + _hover(pair.tau, found.spec.level)
+            if pair.tau.value is not None:
+                z[row, column_index] = pair.tau.value
+                texts[row][column_index] = _in_cell(pair.tau, number)
+    names = [plain(shorten(titles[label], 18)) for label in labels]
+    side = 44 if number <= _WITH_INTERVALS else 26
+    figure = empty_figure(
+        dark,
+        height=40 + max(side * number, 60) + 40,
+        margin={"l": 16 + round(6.3 * max(map(len, names))), "r": 8, "t": 30, "b": 40},
+    )
+    figure.update_layout(hovermode="closest", showlegend=False)
+    places = np.arange(number)
+    slant = {"tickangle": -30} if number * max(map(len, names)) > 70 else {}
+    figure.update_xaxes(range=[-0.5, number - 0.5], tickvals=places, ticktext=names, ticks="", side="bottom", **slant)
+    figure.update_yaxes(range=[number - 0.5, -0.5], tickvals=places, ticktext=names, ticks="")
+    figure.add_trace(
+        go.Heatmap(
+            x=small(places),
+            y=small(places),
+            z=small(z),
+            zmin=-1,
+            zmax=1,
+            colorscale=[list(stop) for stop in colours.scale],
+            showscale=False,
+            xgap=1,
+            ygap=1,
+            text=hover,
+            hovertemplate="%{text}<extra></extra>",
+            hoverongaps=True,
+        )
+    )
+    inks = np.where(np.isfinite(z), readable_on((np.nan_to_num(z) + 1) / 2, colours.scale), colours.muted)
+    for ink in np.unique(inks).tolist():
+        rows, columns = np.nonzero(inks == ink)
+        figure.add_trace(words(columns, rows, [texts[i][j] for i, j in zip(rows, columns, strict=True)], ink))
+    figure.add_annotation(
+        text="<b>Kendall’s τ</b>; on the diagonal, slanted: its ceiling",
+        x=0,
+        xshift=8 - int(figure.layout.margin.l),
+        y=1,
+        xref="paper",
+        yref="paper",
+        xanchor="left",
+        yanchor="bottom",
+        yshift=6,
+        showarrow=False,
+        font={"size": 12, "color": colours.ink},
+    )
+    pale_ground(figure, colours, (-0.5, number - 0.5), (-0.5, number - 0.5))
+    return figure
+
+
+def tau_matrix_alt(found: Invariance, titles: dict[str, str]) -> str:
+    """Say what the matrix shows, in words."""
+    parts = [
+        f"{titles[own.first]} and {titles[own.second]}: "
+        + (own.tau.state if own.tau.value is None else f"{own.tau.value:.2f}{_interval(own.tau, ' [{:.2f}, {:.2f}]')}")
+        for own in found.rankings[:10]
+    ]
+    more = f"; and {len(found.rankings) - 10} more" if len(found.rankings) > 10 else ""
+    return f"Kendall's tau between rankings. {'; '.join(parts) or 'One column only'}{more}."
+
+
+def _interval(own: Statistic, template: str) -> str:
+    return "" if own.low is None or own.high is None else template.format(own.low, own.high)
+
+
+def _in_cell(own: Statistic, number: int) -> str:
+    text = f"{own.value:.2f}"
+    return text + _interval(own, "<br>{:.2f} – {:.2f}") if number <= _WITH_INTERVALS else text
+
+
+def _hover(own: Statistic, level: float) -> str:
+    if own.value is None:
+        return f"{own.state}: {plain(own.reason)}"
+    lines = [f"τ = {own.value:.2f}"]
+    lines[0] += _interval(own, " [{:.2f}, {:.2f}], " + f"{level * 100:g} % over images")
+    if own.null is not None:
+        lines.append(f"layers permuted within kinds: {own.null.mean:.2f} [{own.null.low:.2f}, {own.null.high:.2f}]")
+    if own.reason:
+        lines.append(plain(own.reason))
+    return "<br>".join(lines)
