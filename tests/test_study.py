@@ -197,12 +197,13 @@ def test_a_cell_says_what_it_is(store: Store, cache: Path) -> None:
     assert "clean_class" not in names
 
 
-def test_the_manifest_says_what_is_missing_and_why(cache: Path) -> None:
+def test_the_manifest_says_what_is_missing_and_why(template: Path, cache: Path) -> None:
     (found,) = list_studies(cache / "published")
     assert (found.study, found.title, found.notes) == (grids.NAME, "Small", ("Of no meaning.",))
     missing = found.cells[0]
     assert (missing.state, missing.name) == ("missing", "resnet18/cifar10")
-    assert "fss data fetch cifar10" in missing.reason
+    assert missing.reason == "data set 'cifar10' is not there; run `fss data fetch cifar10`"
+    assert str(template) not in (cache / "published" / f"{grids.NAME}.json").read_text()
     assert (missing.seconds, missing.basis) == (0.0, "scaled")
     assert missing.seconds_left > 0
     assert all(own.num_bytes > 1000 and own.seconds > 0 and own.seconds_left == 0 for own in found.cells[1:])
@@ -433,7 +434,7 @@ def test_a_dry_run_says_what_is_there_and_what_the_rest_costs(cache: Path, idle:
     code, out, _ = fss("--preset", grids.NAME, "--dry-run")
     assert code == 0
     assert out.startswith("small: Small\nOf no meaning.\n\ncell ")
-    assert "Left in all: 1 cells, about " in out
+    assert "Left in all: 1 cell, about " in out
     code, out, _ = fss("--preset", grids.NAME, "--dry-run", "--json", "--directory", str(cache / "again"))
     assert [own["state"] for own in json.loads(out)["cells"]] == ["missing"] * 3
     assert not (cache / "again").exists()
@@ -449,7 +450,7 @@ def test_a_budget_of_nothing_does_nothing(cache: Path, idle: None, fss: Fss) -> 
     again = ("--directory", str(cache / "again"))
     code, out, _ = fss("--preset", grids.NAME, "--budget-minutes", "0", *again, "--cells", grids.CELL.pair)
     assert code == 0
-    assert f"{grids.CELL.pair}: {OUT_OF_TIME}" in out
+    assert f"{grids.CELL.name}, {grids.SECOND.name}: {OUT_OF_TIME}" in out
     assert "0 of 2 cells are published" in out
     assert "Ask for the same again to go on." in out
 

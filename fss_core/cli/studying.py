@@ -113,8 +113,15 @@ def _table(states: tuple[CellState, ...]) -> list[str]:
         )
     left = [state for state in states if state.state == "missing"]
     total = in_words(sum(state.seconds_left for state in left))
+    reasons: dict[str, list[str]] = {}
+    for state in left:
+        reasons.setdefault(state.reason, []).append(state.name)
     return [
         *columns(rows),
-        *(f"{state.name}: {state.reason}" for state in left if state.reason),
-        *([f"Left in all: {len(left)} cells, about {total} on this machine"] if left else []),
+        *(f"{', '.join(names)}: {reason}" for reason, names in reasons.items() if reason),
+        *(
+            [f"Left in all: {len(left)} cell{'s' if len(left) > 1 else ''}, about {total} on this machine"]
+            if left
+            else []
+        ),
     ]

@@ -139,9 +139,7 @@ def cell_state(store: Store, preset: Preset, cell: Cell, directory: Path, reason
             basis="measured",
             num_bytes=found.num_bytes,
         )
-    state = dataset_state(cell.dataset)
-    if state.state in ("missing", "broken"):
-        reason = state.detail
+    reason = _no_data(cell) or reason
     try:
         cost = estimate(store, cell)
         seconds_left, basis = cost.seconds, cost.basis
@@ -158,6 +156,14 @@ def cell_state(store: Store, preset: Preset, cell: Cell, directory: Path, reason
         basis=basis,
         num_bytes=0,
     )
+
+
+def _no_data(cell: Cell) -> str:
+    """Say that a cell's data set cannot be used, without the places of this machine; empty if it can."""
+    state = dataset_state(cell.dataset).state
+    if state == "missing":
+        return f"data set {cell.dataset!r} is not there; run `fss data fetch {cell.dataset}`"
+    return f"data set {cell.dataset!r} is broken; `fss data list` says how" if state == "broken" else ""
 
 
 def spent(store: Store, cell: Cell) -> dict[str, float]:
@@ -181,9 +187,8 @@ class _CellRun:
 
     def do(self, directory: Path, study: str) -> None:
         cell, store = self.cell, self.store
-        state = dataset_state(cell.dataset)
-        if state.state in ("missing", "broken"):
-            raise DataError(state.detail)
+        if reason := _no_data(cell):
+            raise DataError(reason)
         from fss_core.models import check_device
 
         check_device(cell.device)
