@@ -19,7 +19,15 @@ from fss_core.imports import imported, published
 from fss_core.jobs.requests import MeasureRequest
 from fss_core.responses import Responses
 from fss_core.scores import Scores, score_responses
-from fss_core.specs import GLOBAL_LAYER, ScoreSpec, StoreError, UnknownNameError, adversarial_key
+from fss_core.specs import (
+    CONTROL_FILTER,
+    GLOBAL_LAYER,
+    ResponseSpec,
+    ScoreSpec,
+    StoreError,
+    UnknownNameError,
+    adversarial_key,
+)
 from fss_core.store import SCHEMA, Store
 from fss_core.summaries import join_control
 
@@ -121,6 +129,10 @@ def _find_elsewhere(request: MeasureRequest) -> Picture | None:
         layers = found["layers"]
         if layers is None:
             continue
+        if "whole" in parts and found["whole"] is None:
+            found["whole"] = collection.find(
+                replace(parts["whole"], response=_without_control(parts["whole"].response))
+            )
         control = found.get("control")
         if control is not None and (
             control.key != layers.key or control.responses.num_images != layers.responses.num_images
@@ -133,6 +145,10 @@ def _find_elsewhere(request: MeasureRequest) -> Picture | None:
             whole=found.get("whole"),
         )
     return None
+
+
+def _without_control(response: ResponseSpec) -> ResponseSpec:
+    return replace(response, filters=tuple(name for name in response.filters if name != CONTROL_FILTER))
 
 
 def is_prepared(request: MeasureRequest) -> bool:

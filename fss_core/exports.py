@@ -15,7 +15,7 @@ import platform
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -29,7 +29,16 @@ from fss_core.checkpoints import Checkpoint
 from fss_core.data import DatasetCard
 from fss_core.flow import Measured
 from fss_core.scores import Scores
-from fss_core.specs import AttackSpec, EpsilonCalibration, MeasurementSpec, NetworkIdentity, ScoreSpec, StoreError
+from fss_core.specs import (
+    ADDED,
+    AttackSpec,
+    EpsilonCalibration,
+    MeasurementSpec,
+    NetworkIdentity,
+    ScoreSpec,
+    StoreError,
+    to_json,
+)
 from fss_core.store import SCHEMA
 
 if TYPE_CHECKING:
@@ -81,6 +90,8 @@ class Manifest:
         hardware: where the export was written.
         versions: of the packages that wrote it.
         files: SHA-256 of each file beside the manifest.
+        predictions: ``"classes"``, or ``"right"`` where only that is kept of what filtered networks predict.
+        calibrated_on: the checkpoint that ε was calibrated on, in words, where it is not the one that was measured.
     """
 
     format: int
@@ -105,13 +116,20 @@ class Manifest:
     hardware: dict[str, str | int | None]
     versions: dict[str, str]
     files: dict[str, str]
+    predictions: Literal["classes", "right"] = field(default="classes", metadata=ADDED)
+    calibrated_on: str = field(default="", metadata=ADDED)
 
 
 # Writing --------------------------------------------------------------------------------------------------
 
 
 def export_measured(
-    measured: Measured, scores: Scores, directory: Path, *, formats: Sequence[Format] = ("parquet", "csv")
+    measured: Measured,
+    scores: Scores,
+    directory: Path,
+    *,
+    formats: Sequence[Format] = ("parquet", "csv"),
+    compact: bool = False,
 ) -> list[Path]:
     """Write a measurement into a directory: accuracies, scores, layers, per-image results, and a manifest.
 
@@ -126,6 +144,7 @@ def export_measured(
         scores: of it.
         directory: made if it is missing; files of the same names are replaced.
         formats: which.
+        compact: only what is read back, and of what filtered networks predict only whether it is right.
 
     Returns:
         The files written, the manifest last.
@@ -133,7 +152,7 @@ def export_measured(
     Raises:
         StoreError: no layer is complete, or the directory cannot be written.
     """
-    contents = _contents(measured, scores, formats)
+    contents = _compact(measured, scores) if compact else _contents(measured, scores, formats)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
@@ -212,12 +231,29 @@ def _contents(measured: Measured, scores: Scores, formats: Sequence[Format]) -> 
             contents |= {f"{name}.csv": frame.to_csv(index=False).encode() for name, frame in frames.items()}
         else:
             tables = {name: _table(frames[name]) for name in ("responses", "scores")}
-            tables |= {"layers": layers, "images": _images(measured), "unfiltered": _unfiltered(measured)}
+            tables |= {
+                "layers": layers,
+                "images": _images(measured, classes=measured.responses.classes_known),
+                "unfiltered": _unfiltered(measured),
+            }
             contents |= {f"{name}.parquet": _parquet(table) for name, table in tables.items()}
-    manifest = asdict(_manifest(measured, scores, contents))
-    del manifest["checkpoint"]["path"]
-    text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    return contents | {MANIFEST: text.encode()}
+    return contents | {MANIFEST: _manifest_json(_manifest(measured, scores, contents))}
+
+
+def _compact(measured: Measured, scores: Scores) -> dict[str, bytes]:
+    """Every file of a compact export, by name, the manifest last."""
+    if not measured.responses.layers:
+        raise StoreError("an export needs at least one complete layer, this measurement has none; run `fss score`")
+    tables = (_layers(measured), _images(measured, classes=False), _unfiltered(measured))
+    contents = {name: _parquet(table) for name, table in zip(READ_BACK, tables, strict=True)}
+    manifest = replace(_manifest(measured, scores, contents), predictions="right")
+    return contents | {MANIFEST: _manifest_json(manifest)}
+
+
+def _manifest_json(manifest: Manifest) -> bytes:
+    record = to_json(manifest)
+    del record["checkpoint"]["path"]
+    return (json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _manifest(measured: Measured, scores: Scores, contents: dict[str, bytes]) -> Manifest:
@@ -243,13 +279,20 @@ def _manifest(measured: Measured, scores: Scores, contents: dict[str, bytes]) ->
         cautions=scores.cautions,
         score=scores.spec,
         level_per_score=scores.level_per_score,
-        hardware={"machine": platform.machine(), "processor": platform.processor(), "cores": os.cpu_count()},
-        versions=_versions(),
+        hardware=hardware(),
+        versions=versions(),
         files={name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
+        predictions="classes" if responses.classes_known else "right",
+        calibrated_on=measured.calibrated_on,
     )
 
 
-def _versions() -> dict[str, str]:
+def hardware() -> dict[str, str | int | None]:
+    """Say what this machine is."""
+    return {"machine": platform.machine(), "processor": platform.processor(), "cores": os.cpu_count()}
+
+
+def versions() -> dict[str, str]:
     """Versions of what is installed: an imported result may be passed on where there is no torch."""
     found = {"filtering-score-studio": __version__, "python": platform.python_version()}
     for name in _PACKAGES:
@@ -268,7 +311,9 @@ def class_type(num_classes: int) -> npt.DTypeLike:
     return np.uint8 if num_classes <= 256 else "<u2"
 
 
-def table_schema(name: str, *, num_images: int, num_classes: int, adaptive: bool) -> pa.Schema:
+def table_schema(
+    name: str, *, num_images: int, num_classes: int, adaptive: bool, with_classes: bool = True
+) -> pa.Schema:
     """Say which columns a table that is read back has; the width of every cell but text follows from the manifest.
 
     Args:
@@ -276,6 +321,7 @@ def table_schema(name: str, *, num_images: int, num_classes: int, adaptive: bool
         num_images: N.
         num_classes: logits of the network.
         adaptive: whether every filtered network was attacked anew.
+        with_classes: whether the classes that filtered networks predict are there.
     """
     import pyarrow as pa
 
@@ -303,8 +349,7 @@ def table_schema(name: str, *, num_images: int, num_classes: int, adaptive: bool
             "changes": pa.bool_(),
             "clean_right": bits,
             "adversarial_right": bits,
-            "clean_class": classes,
-            "adversarial_class": classes,
+            **({"clean_class": classes, "adversarial_class": classes} if with_classes else {}),
             **({"zero_gradient": bits} if adaptive else {}),
         },
         "unfiltered.parquet": {
@@ -323,13 +368,14 @@ def table_schema(name: str, *, num_images: int, num_classes: int, adaptive: bool
     )
 
 
-def _schema(name: str, measured: Measured) -> pa.Schema:
+def _schema(name: str, measured: Measured, *, with_classes: bool = True) -> pa.Schema:
     responses = measured.responses
     return table_schema(
         name,
         num_images=responses.num_images,
         num_classes=responses.num_classes,
         adaptive=measured.spec.attack_mode == "adaptive",
+        with_classes=with_classes,
     )
 
 
@@ -361,10 +407,10 @@ def _layers(measured: Measured) -> pa.Table:
     return pa.Table.from_pylist(lines, schema=_schema("layers.parquet", measured))
 
 
-def _images(measured: Measured) -> pa.Table:
+def _images(measured: Measured, *, classes: bool) -> pa.Table:
     import pyarrow as pa
 
-    responses, schema = measured.responses, _schema("images.parquet", measured)
+    responses, schema = measured.responses, _schema("images.parquet", measured, with_classes=classes)
     layers, rows, num_thresholds = responses.layers, responses.rows, responses.spec.num_thresholds
     per_row, per_layer = num_thresholds, num_thresholds * len(rows)
     clean, adversarial = (
@@ -389,7 +435,7 @@ def _images(measured: Measured) -> pa.Table:
     if "zero_gradient" in schema.names:
         found = np.concatenate([layer.predictions.zero_gradient for layer in layers])
         columns["zero_gradient"] = np.packbits(found, axis=-1)
-    return pa.table([_column(columns[field.name], field.type) for field in schema], schema=schema)
+    return pa.table([_column(columns[own.name], own.type) for own in schema], schema=schema)
 
 
 def _column(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
@@ -416,4 +462,4 @@ def _unfiltered(measured: Measured) -> pa.Table:
         else unfiltered.zero_gradient,
     }
     schema = _schema("unfiltered.parquet", measured)
-    return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
+    return pa.table([pa.array(columns[own.name], own.type) for own in schema], schema=schema)

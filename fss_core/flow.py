@@ -65,6 +65,7 @@ class Measured:
         checkpoint: the network that was measured.
         card: the data set it was measured on.
         calibration: the curve ε was read from; ``None`` when ε was given.
+        calibrated_on: the checkpoint of that curve, in words, where it is not the one that was measured.
         responses: of the layers that are complete.
         missing: names of the layers that are not.
         origin: whether it was measured here, read from somebody's file, or published with the project.
@@ -80,6 +81,7 @@ class Measured:
     missing: tuple[str, ...]
     origin: Origin = "measured"
     order: tuple[str, ...] = ()
+    calibrated_on: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:

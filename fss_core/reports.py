@@ -65,6 +65,8 @@ def describe_epsilon(measured: Measured) -> str:
     if not calibration.reached:
         return "the largest tried: near chance, PGD never takes accuracy halfway to it"
     chosen = f"calibrated with PGD on {calibration.num_images} images"
+    if measured.calibrated_on:
+        chosen += f", {measured.calibrated_on}"
     return chosen + ("; the smallest size tried is already enough" if len(calibration.grid) == 1 else "")
 
 
@@ -74,6 +76,8 @@ def heading(measured: Measured, scores: Scores) -> list[str]:
     attack = responses.attack
     assert attack is not None
     origin = "imported weights" if measured.checkpoint.origin == "imported" else f"initialisation {spec.training.seed}"
+    if spec.training.subset:
+        origin += f", {spec.training.subset}"
     name = NETWORKS.get(spec.training.network, spec.training.network)
     lines = [
         f"{name} on {measured.card.title}, epoch {spec.epoch}, {origin}; {spec.response.scope} filtering, "

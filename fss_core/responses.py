@@ -150,6 +150,8 @@ class Responses:
         unfiltered: predictions (N,) of the unfiltered network, on the same images.
         layers: in network order.
         notes: what was not as asked for, in words.
+        classes_known: whether predicted classes are known; otherwise only which images filtered networks get right is,
+            and a wrong class is written as ``num_classes``, which no class is.
     """
 
     spec: ResponseSpec
@@ -160,6 +162,7 @@ class Responses:
     unfiltered: Predictions
     layers: tuple[LayerResponse, ...]
     notes: tuple[str, ...] = ()
+    classes_known: bool = True
 
     @property
     def num_images(self) -> int:

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -150,7 +150,7 @@ def canonical_json(value: object) -> str:
 
     def plain(item: object) -> object:
         if is_dataclass(item) and not isinstance(item, type):
-            return asdict(item)
+            return to_json(item)
         raise TypeError(f"{type(item).__name__} has no place in a key")
 
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=plain)
@@ -163,6 +163,40 @@ def digest(value: object) -> str:
     '015abd7f5cc5'
     """
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+ADDED = {"added": True}
+"""Metadata of a field that a specification was given after results had been filed under its keys."""
+
+
+def to_json(value: Any) -> dict[str, Any]:
+    """Write a specification so that :func:`from_json` reads it back, and that keys stay what they were.
+
+    What ``dataclasses.asdict`` does, but fields that were added later are left out while they say nothing new.
+
+    Args:
+        value: a dataclass.
+
+    >>> sorted(to_json(TrainingSpec(network="resnet18", dataset="mnist")))
+    ['batch_size', 'dataset', 'learning_rate', 'network', 'seed']
+    """
+    return cast(dict[str, Any], _plain(value))
+
+
+def was_added(own: Field[Any]) -> bool:
+    """Say whether a field was added later, so that it may be absent."""
+    return own.metadata.get("added", False) and own.default is not MISSING
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        named = ((own, getattr(value, own.name)) for own in fields(value))
+        return {own.name: _plain(part) for own, part in named if not (was_added(own) and part == own.default)}
+    if isinstance(value, tuple | list):
+        return type(value)(_plain(part) for part in value)
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return value
 
 
 def from_json(kind: type[Spec], value: object) -> Spec:
@@ -259,6 +293,7 @@ class TrainingSpec:
         seed: the initialisation, and the order of the images.
         batch_size: images per step.
         learning_rate: Adam's step size.
+        num_train: train on so many of the training images, the same ones for every initialisation; ``None`` means all.
     """
 
     network: str
@@ -266,12 +301,22 @@ class TrainingSpec:
     seed: int = 0
     batch_size: int = 100
     learning_rate: float = 1e-3
+    num_train: int | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
         _require(0 <= self.seed < 2**63, f"seed must be at least 0 and below 2^63, got {self.seed}")
         _require(self.batch_size >= 2, f"batch_size must be at least 2 (batch normalisation), got {self.batch_size}")
         _require(0 < self.learning_rate < 1, f"learning_rate must lie between 0 and 1, got {self.learning_rate}")
+        _require(
+            self.num_train is None or self.num_train >= self.batch_size,
+            f"num_train must be at least one batch of {self.batch_size}, got {self.num_train}",
+        )
+
+    @property
+    def subset(self) -> str:
+        """Say in words that only a part of the training images is trained on; empty for all of them."""
+        return "" if self.num_train is None else f"{self.num_train:,} training images"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -129,7 +129,8 @@ class _Trajectory:
         self.on_progress = on_progress
         self.should_stop = should_stop
         self.dataset = data.load_dataset(spec.dataset)
-        self.num_steps = len(self.dataset.train.labels) // spec.batch_size
+        self.images = training_images(spec, len(self.dataset.train))
+        self.num_steps = len(self.images) // spec.batch_size
         if self.num_steps == 0:
             raise TrainingError(
                 f"{spec.dataset} has {len(self.dataset.train.labels)} training images, fewer than one batch of "
@@ -189,9 +190,9 @@ class _Trajectory:
 
     def _train_epoch(self, epoch: int) -> EpochRecord:
         meter = _Meter(spec=self.spec, epoch=epoch, num_steps=self.num_steps, on_progress=self.on_progress)
-        batches = epoch_batches(
-            len(self.dataset.train.labels), batch_size=self.spec.batch_size, seed=self.spec.seed, epoch=epoch
-        )
+        batches = self.images[
+            epoch_batches(len(self.images), batch_size=self.spec.batch_size, seed=self.spec.seed, epoch=epoch)
+        ]
         with seeded(random_seed("dropout", self.spec.seed, epoch)):
             for indices in batches:
                 self._check_stop(epoch)
@@ -311,6 +312,38 @@ def train_step(
 def random_seed(purpose: str, seed: int, epoch: int) -> int:
     """Say which seed an epoch draws from, for one purpose (``"order"``, ``"dropout"``)."""
     return int(digest({"purpose": purpose, "seed": seed, "epoch": epoch}), 16) % 2**63
+
+
+def training_images(spec: TrainingSpec, num_images: int) -> NDArray[np.int64]:
+    """Say which of a data set's training images a trajectory is trained on.
+
+    A part of them is the first ``spec.num_train`` of one permutation that depends on nothing but their number: the
+    same images for every network and initialisation, and a larger part holds a smaller one.
+
+    Args:
+        spec: the trajectory.
+        num_images: training images that there are.
+
+    Returns:
+        Their indices, int64, ascending where they are all.
+
+    Raises:
+        TrainingError: there are not as many.
+
+    Source: this project; METHOD trains on all.
+
+    >>> len(training_images(TrainingSpec(network="resnet18", dataset="mnist", batch_size=2, num_train=3), 5))
+    3
+    """
+    if spec.num_train is None:
+        return np.arange(num_images)
+    if spec.num_train > num_images:
+        raise TrainingError(
+            f"num_train must be at most {num_images:,}, the training images of {spec.dataset}, got {spec.num_train:,}; "
+            "leave it out to train on all of them"
+        )
+    generator = torch.Generator().manual_seed(random_seed("subset", 0, 0))
+    return torch.randperm(num_images, generator=generator).numpy()[: spec.num_train]
 
 
 def image_order(num_images: int, *, seed: int, epoch: int) -> NDArray[np.int64]:

@@ -44,10 +44,8 @@ def show(store: Store) -> None:
     plan = progress.offer(store, request, run, retrain.VERB, place=place)
     progress.strip(store, request, run, plan, retrain.VERB, retrain.version_of)
     try:
-        picture = None
-        if retrain.is_prepared(request):
-            version = retrain.version_of(store, request)
-            picture = read_picture(store, request, request.key, version)
+        version = retrain.version_of(store, request)
+        picture = read_picture(store, request, request.key, version)
         if picture is None:
             retrain.nothing_there(request, plan, working=progress.is_open(run))
             return

@@ -375,6 +375,19 @@ def test_data_list_verify_fetch_and_add(cache: Path, fss: Fss, make_image_folder
     assert fss("data", "fetch", "mine", "--json").json == added.json
 
 
+def test_train_on_a_part_of_the_images(cache: Path, fss: Fss) -> None:
+    own = ["--network", "shufflenet_v2_x1_0", "--dataset", bars.DATASET, "--batch-size", "4", "--epochs", "0"]
+    part = [*own, "--train-images", "12"]
+    (found,) = fss("train", *part, "--json").json
+    assert found["spec"]["num_train"] == 12
+    assert fss("train", *own, "--json").json[0]["path"] != found["path"]
+    assert [row.split()[-3] for row in fss("train", *part).out.splitlines()[1:]] == ["12"]
+    assert "num_train must be at least one batch of 4, got 3" in fss("train", *own, "--train-images", "3").err
+    refused = fss("train", *own, "--epochs", "1", "--train-images", "17")
+    assert refused.code == 1
+    assert "num_train must be at most 16, the training images of bars, got 17" in refused.err
+
+
 def test_checkpoints_are_listed_with_their_origin(cache: Path, fss: Fss) -> None:
     header, row = fss("checkpoints", "list").out.splitlines()
     assert header.split()[:5] == ["network", "data", "set", "init.", "epoch"]

@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 
 from fss_core import imports
 from fss_core.exports import READ_BACK, TABLES, export_measured, export_zip
+from fss_core.figures import images_alt
 from fss_core.flow import Flow, Measured, find_measured
 from fss_core.imports import (
     BrokenEntry,
@@ -42,9 +43,11 @@ from fss_core.imports import (
     read_export,
     read_zip,
 )
+from fss_core.reports import describe_epsilon
 from fss_core.scores import score_responses
 from fss_core.specs import FssError, MeasurementSpec, ResponseSpec, StaleResultError, StoreError, TrainingSpec, digest
 from fss_core.store import Store
+from fss_core.summaries import changed_images
 
 SPEC = MeasurementSpec(
     training=TrainingSpec(network=bars.NETWORK, dataset=bars.DATASET),
@@ -832,6 +835,77 @@ def test_tables_for_readers_alone_cannot_be_read_back(measurements: dict[str, Me
     measured = measurements["small"]
     export_measured(measured, score_responses(measured.responses), tmp_path, formats=("csv",))
     assert "must be there (an export with --format parquet or both)" in refusal(lambda: read_export(tmp_path))
+
+
+def compact(measured: Measured, directory: Path) -> Path:
+    export_measured(measured, score_responses(measured.responses), directory, compact=True)
+    return directory
+
+
+@pytest.mark.parametrize("kind", ["complete", "missing", "adaptive", "global"])
+def test_a_compact_export_has_bits_only_and_gives_the_same_scores(
+    measurements: dict[str, Measured], kind: str, tmp_path: Path
+) -> None:
+    measured = measurements[kind]
+    found = read_export(compact(measured, tmp_path), origin="published")
+    assert {path.name for path in tmp_path.iterdir()} == {*READ_BACK, "manifest.json"}
+    assert not {"clean_class", "adversarial_class"} & set(pq.read_table(tmp_path / "images.parquet").column_names)
+    assert not found.responses.classes_known
+    labels, most = measured.responses.labels, measured.responses.num_classes
+    for own, other in zip(found.responses.layers, measured.responses.layers, strict=True):
+        assert_equal(own.facts, other.facts)
+        for side in ("clean", "adversarial"):
+            mine, theirs = getattr(own.predictions, side), getattr(other.predictions, side)
+            np.testing.assert_array_equal(mine, np.where(theirs == labels, theirs, most))
+    assert_equal(found.responses.unfiltered, measured.responses.unfiltered)
+    assert score_responses(found.responses).rows == score_responses(measured.responses).rows
+    layer = found.responses.layers[0].facts.name
+    few, all_ = (changed_images(own.responses, layer, "pulse", 1) for own in (found, measured))
+    assert (few.clean.lost, few.clean.gained) == (all_.clean.lost, all_.clean.gained)
+    assert few.clean.otherwise is None
+    assert "otherwise" not in images_alt(few)
+    # Passed on, it says again that it has no more.
+    again = read_zip(zipped(found))
+    assert_equal(again.responses.layers, found.responses.layers)
+    assert not again.responses.classes_known
+
+
+def test_a_compact_export_is_checked(measurements: dict[str, Measured], tmp_path: Path) -> None:
+    compact(measurements["small"], tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text("utf-8"))
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"predictions": "classes"}), "utf-8")
+    assert "responses.parquet must be there" in refusal(lambda: read_export(tmp_path))
+    table = pq.read_table(tmp_path / "images.parquet")
+    bits = [own[:-1] + bytes([own[-1] | 1]) for own in table["clean_right"].to_pylist()]
+    index = table.schema.get_field_index("clean_right")
+    table = table.set_column(index, table.schema.field(index), pa.array(bits, table.schema.field(index).type))
+    pq.write_table(table, tmp_path / "images.parquet")
+    manifest["files"]["images.parquet"] = hashlib.sha256((tmp_path / "images.parquet").read_bytes()).hexdigest()
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    assert "clean_right must end in zeros" in refusal(lambda: read_export(tmp_path))
+
+
+def test_the_epsilon_of_another_epoch_comes_with_its_curve(measurements: dict[str, Measured], tmp_path: Path) -> None:
+    complete, given = measurements["complete"], measurements["missing"]
+    assert complete.calibration is not None
+    calibration = replace(complete.calibration, epsilon=0.2)
+    studied = replace(given, calibration=calibration, calibrated_on="at epoch 9")
+    compact(studied, tmp_path / "studied")
+    collection = Collection(root=tmp_path, origin="published")
+    found = collection.find(replace(SPEC, epsilon=None))
+    assert found is not None
+    assert (found.calibration, found.calibrated_on) == (calibration, "at epoch 9")
+    assert describe_epsilon(found).endswith("images, at epoch 9")
+    found = collection.find(replace(SPEC, epsilon=0.2))
+    assert found is not None
+    assert (found.calibration, found.calibrated_on) == (None, "")
+    assert collection.find(replace(SPEC, epsilon=0.3)) is None
+    compact(complete, tmp_path / "own")  # calibrated on the network itself: that comes first
+    found = collection.find(replace(SPEC, epsilon=None))
+    assert found is not None
+    assert (found.checkpoint.path.name, found.calibrated_on) == ("own", "")
+    compact(replace(studied, calibration=None), tmp_path / "studied")
+    assert "calibrated_on must come with measurement.epsilon" in refusal(lambda: read_export(tmp_path / "studied"))
 
 
 # Collections ----------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from fss_core.retraining.judging import Judge
 from fss_core.retraining.rules import Part, Selection
 from fss_core.retraining.training import Retrainer
 from fss_core.specs import Cancelled, TrainingError, TrainingSpec
-from fss_core.training import epoch_batches, train
+from fss_core.training import epoch_batches, train, training_images
 
 EVERY_LAYER = tuple(Part(layer=name) for name in lanes.LAYERS)
 SELECTIONS = {
@@ -156,6 +156,25 @@ def test_live_weights_are_counted_without_dead_ones_and_biases() -> None:
     trained = train_only(network, lower, geometry)
     assert int(trained.masks["0.weight"].sum()) == 9
     assert trained.num_live == 1
+
+
+def test_retraining_sees_the_images_that_training_saw(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[int] = set()
+    step = retraining_module.train_step
+
+    def watched(network: nn.Module, optimiser: Any, split: Any, indices: np.ndarray) -> object:
+        seen.update(indices.tolist())
+        return step(network, optimiser, split, indices)
+
+    monkeypatch.setattr(retraining_module, "train_step", watched)
+    whole = lanes.checkpoint()
+    part = replace(whole, spec=replace(whole.spec, num_train=130))
+    retrainer = Retrainer(part, load_dataset(lanes.DATASET), SELECTIONS["all"], factory=lanes.make_network)
+    assert retrainer.start.steps_per_epoch == 1
+    for _ in range(5):
+        retrainer.train_epoch(keep_going)
+    assert seen <= set(training_images(part.spec, 240).tolist())
+    assert len(seen) > 100
 
 
 # Frozen means frozen --------------------------------------------------------------------------------------

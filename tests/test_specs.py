@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from fss_core import specs
+from fss_core.jobs.requests import MeasureRequest
 from fss_core.specs import (
     AttackSpec,
     FssError,
@@ -28,7 +29,9 @@ from fss_core.specs import (
     digest,
     epsilon_key,
     filter_rows,
+    from_json,
     response_key,
+    to_json,
 )
 
 TRAINING = TrainingSpec(network="resnet18", dataset="mnist5k")
@@ -38,7 +41,14 @@ PLACE = {"network": NETWORK, "device_type": "cpu", "schema": 1}
 PROBED = {**PLACE, "probe": "p" * 64}
 CALIBRATED = {**PLACE, "calibration": "q" * 64}
 
-OTHER_TRAINING = {"network": "resnet50", "dataset": "mnist", "seed": 1, "batch_size": 50, "learning_rate": 1e-2}
+OTHER_TRAINING = {
+    "network": "resnet50",
+    "dataset": "mnist",
+    "seed": 1,
+    "batch_size": 50,
+    "learning_rate": 1e-2,
+    "num_train": 10_000,
+}
 OTHER_ATTACK = {"epsilon": 9 / 255, "kind": "pgd", "mode": "adaptive", "steps": 11, "step_size": 0.01, "seed": 1}
 OTHER_RESPONSE = {"num_thresholds": 13, "scope": "global", "engine": "reference", "seed": 1, "num_draws": 4}
 OTHER_NETWORK = {"network": "resnet50", "factory": "own:make", "weights_sha256": "d" * 64}
@@ -65,6 +75,26 @@ def test_canonical_json_has_no_nan(number: float) -> None:
 def test_canonical_json_refuses_what_has_no_form(value: object) -> None:
     with pytest.raises(TypeError, match="no place in a key"):
         canonical_json(value)
+
+
+def test_a_field_that_was_added_later_is_written_only_where_it_says_something() -> None:
+    assert to_json(TRAINING) == {name: own for name, own in asdict(TRAINING).items() if name != "num_train"}
+    part = replace(TRAINING, num_train=200)
+    assert to_json(part) == asdict(part)
+    for spec in (TRAINING, part):
+        measurement = MeasurementSpec(training=spec, epoch=3)
+        for written in (to_json(measurement), asdict(measurement)):
+            assert from_json(MeasurementSpec, json.loads(json.dumps(written))) == measurement
+    # A request's key is that of what it writes.
+    assert "num_train" not in canonical_json(MeasureRequest(spec=MeasurementSpec(training=TRAINING, epoch=3)).to_json())
+
+
+def test_a_part_of_the_training_images_is_named() -> None:
+    with pytest.raises(ValueError, match="num_train must be at least one batch of 100, got 99"):
+        replace(TRAINING, num_train=99)
+    assert (TRAINING.subset, replace(TRAINING, num_train=10_000).subset) == ("", "10,000 training images")
+    request = MeasureRequest(spec=MeasurementSpec(training=replace(TRAINING, num_train=10_000), epoch=3))
+    assert "initialisation 0; 10,000 training images; FGSM" in request.words()
 
 
 def test_a_float_and_an_integer_are_told_apart() -> None:

@@ -25,8 +25,9 @@ from fss_core.checkpoints import (
     load_weights,
     weights_sha256,
 )
+from fss_core.checkpoints.sidecars import read_sidecar
 from fss_core.specs import Cancelled, TrainingError, TrainingSpec, UnknownNameError
-from fss_core.training import TrainingProgress, image_order, train
+from fss_core.training import TrainingProgress, image_order, train, training_images
 
 SHUFFLENET = TrainingSpec(network="shufflenet_v2_x1_0", dataset=tiny.NAME, batch_size=12)
 SQUEEZENET = TrainingSpec(network="squeezenet1_1", dataset=tiny.NAME, batch_size=12)
@@ -153,6 +154,47 @@ def test_every_epoch_takes_another_order_of_all_images() -> None:
     first, second = (image_order(50, seed=0, epoch=epoch) for epoch in (1, 2))
     assert sorted(first) == sorted(second) == list(range(50))
     assert first.tolist() != second.tolist()
+
+
+def test_a_part_of_the_images_is_all_that_training_sees(
+    dataset: data.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(SQUEEZENET, num_train=25)
+    seen: list[list[int]] = []
+    step = training.train_step
+
+    def watched(network: nn.Module, optimiser: torch.optim.Optimizer, split: data.Split, indices: np.ndarray) -> object:
+        seen.append(indices.tolist())
+        return step(network, optimiser, split, indices)
+
+    monkeypatch.setattr(training, "train_step", watched)
+    (checkpoint,) = train(spec, [3])
+    chosen = set(training_images(spec, tiny.NUM_IMAGES).tolist())
+    assert [len(batch) for batch in seen] == [12] * 6  # two steps an epoch; the last image is an incomplete batch
+    assert {index for batch in seen for index in batch} <= chosen
+    assert len(chosen) == 25
+    for first, second in zip(seen[::2], seen[1::2], strict=True):
+        assert len({*first, *second}) == 24
+    assert checkpoint.spec.num_train == read_sidecar(checkpoint.path).spec.num_train == 25
+    (whole,) = train(SQUEEZENET, [3])
+    assert whole.path.parent != checkpoint.path.parent
+    assert whole.sha256 != checkpoint.sha256
+    assert "num_train" not in (whole.path / "checkpoint.json").read_text("utf-8")
+
+    use_cache(monkeypatch, tmp_path / "other")
+    train(spec, [1])
+    assert files_of(train(spec, [3])[0]) == files_of(checkpoint)
+
+
+def test_a_part_is_the_same_for_all_and_a_larger_one_holds_it() -> None:
+    parts = [
+        set(training_images(replace(spec, num_train=number), 32).tolist())
+        for spec, number in ((SQUEEZENET, 14), (replace(SHUFFLENET, seed=3), 14), (SQUEEZENET, 20))
+    ]
+    assert parts[0] == parts[1] < parts[2]
+    assert training_images(SQUEEZENET, 32).tolist() == list(range(32))
+    with pytest.raises(TrainingError, match="num_train must be at most 32, the training images of tiny, got 33"):
+        train(replace(SQUEEZENET, num_train=33), [1])
 
 
 # Going on -------------------------------------------------------------------------------------------------

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from fss_core import data
-from fss_core.specs import CheckpointError, FssError, NetworkIdentity, TrainingSpec, cache_dir, choose, digest
+from fss_core.specs import CheckpointError, FssError, NetworkIdentity, TrainingSpec, cache_dir, choose, digest, to_json
 
 CHECKPOINT_SCHEMA = 1
 """The form of sidecars and directories; part of every trajectory's key."""
@@ -201,6 +201,7 @@ def _spec(record: Mapping[str, Any]) -> TrainingSpec:
         seed=_field(record, "seed", int),
         batch_size=_field(record, "batch_size", int),
         learning_rate=_field(record, "learning_rate", float),
+        num_train=_field({"num_train": None} | dict(record), "num_train", (int, type(None))),
     )
 
 
@@ -230,7 +231,7 @@ def _from_record(record: Any, path: Path) -> Checkpoint:
 
 def sidecar_json(checkpoint: Checkpoint) -> str:
     """Write a checkpoint's sidecar; its path is left out, so that the cache can be moved."""
-    record = {"schema": CHECKPOINT_SCHEMA} | asdict(checkpoint)
+    record = {"schema": CHECKPOINT_SCHEMA} | to_json(checkpoint)
     del record["path"]
     return json.dumps(record, indent=2, allow_nan=False) + "\n"
 

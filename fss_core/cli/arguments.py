@@ -65,9 +65,16 @@ def _add_training(parser: argparse.ArgumentParser, *, required: bool = True) -> 
     group = parser.add_argument_group("which network")
     group.add_argument("--network", required=required, metavar="NAME", help=f"one of {', '.join(NETWORKS)}")
     group.add_argument("--dataset", required=required, metavar="NAME", help="a data set of `fss data list`")
+    _add_trajectory(group)
+
+
+def _add_trajectory(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--seed", type=int, default=0, help="initialisation (default 0)")
     group.add_argument("--batch-size", type=int, default=100, help="training images per step (default 100)")
     group.add_argument("--learning-rate", type=float, default=1e-3, help="of Adam (default 0.001)")
+    group.add_argument(
+        "--train-images", type=int, default=None, metavar="N", help="train on N of the training images (default all)"
+    )
 
 
 def _add_measurement(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -156,9 +163,7 @@ def _add_invariance(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--epochs", type=_epochs, help="with commas (epochs; default all that are measured)")
     group.add_argument("--datasets", type=_names, help="with commas (datasets; default all that are measured)")
     group.add_argument("--networks", type=_names, help="with commas (networks; default all that are measured)")
-    group.add_argument("--seed", type=int, default=0, help="initialisation (default 0)")
-    group.add_argument("--batch-size", type=int, default=100, help="training images per step (default 100)")
-    group.add_argument("--learning-rate", type=float, default=1e-3, help="of Adam (default 0.001)")
+    _add_trajectory(group)
     group.add_argument("--images", type=int, default=DEFAULT_IMAGES, help="the first n probe images (default 300)")
     group.add_argument("--thresholds", type=int, default=25, help="per layer (default 25)")
     group.add_argument("--attack", default="fgsm", help="fgsm (default), pgd, or an L∞ attack of torchattacks")
@@ -262,6 +267,27 @@ def parser() -> argparse.ArgumentParser:
         "compare what is measured across epochs, data sets or networks: which layers keep their rank and their call",
     )
     _add_invariance(invariance)
+
+    study = verb(
+        "study",
+        _verb("studying", "study"),
+        "do a whole grid, cell by cell, and publish each that is finished; ask again to go on",
+    )
+    study.add_argument("--preset", required=True, metavar="NAME", help="demo, laptop, paper or notebook")
+    study.add_argument(
+        "--budget-minutes",
+        type=float,
+        default=None,
+        metavar="M",
+        help="begin no task after M minutes (default: no end)",
+    )
+    study.add_argument(
+        "--cells", type=_names, default=None, metavar="NETWORK/DATASET", help="with commas (default: all of them)"
+    )
+    study.add_argument("--dry-run", action="store_true", help="only say what is there, and what the rest would cost")
+    study.add_argument(
+        "--directory", type=Path, default=None, help="publish there (default: published/ in the cache directory)"
+    )
 
     train = verb("train", _verb("measuring", "train"), "train a network and save the epochs asked for")
     _add_training(train)

@@ -32,6 +32,7 @@ def _comparison(options: argparse.Namespace) -> ComparisonSpec:
             seed=options.seed,
             batch_size=options.batch_size,
             learning_rate=options.learning_rate,
+            num_train=options.train_images,
         ),
         epoch=options.epoch or 0,
         num_images=options.images,

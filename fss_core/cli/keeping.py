@@ -71,7 +71,20 @@ def print_checkpoints(found: Sequence[Any], options: argparse.Namespace) -> int:
     if options.json:
         print_json(list(found))
         return 0
-    rows = [["network", "data set", "init.", "epoch", "origin", "loss", "train accuracy", "SHA-256", "where"]]
+    rows = [
+        [
+            "network",
+            "data set",
+            "init.",
+            "epoch",
+            "origin",
+            "loss",
+            "train accuracy",
+            "train images",
+            "SHA-256",
+            "where",
+        ]
+    ]
     for own in found:
         last = own.history[-1] if own.history else None
         rows.append(
@@ -83,6 +96,7 @@ def print_checkpoints(found: Sequence[Any], options: argparse.Namespace) -> int:
                 own.origin,
                 f"{last.loss:.4f}" if last else "–",
                 f"{last.train_accuracy:.3f}" if last else "–",
+                "all" if own.spec.num_train is None else f"{own.spec.num_train:,}",
                 own.sha256[:12],
                 str(own.path),
             ]

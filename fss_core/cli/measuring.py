@@ -28,13 +28,15 @@ if TYPE_CHECKING:
     from fss_core.store import Store
 
 
-def _training_spec(options: argparse.Namespace) -> TrainingSpec:
+def training_spec(options: argparse.Namespace) -> TrainingSpec:
+    """Read which trajectory is named."""
     return TrainingSpec(
         network=options.network,
         dataset=options.dataset,
         seed=options.seed,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
+        num_train=options.train_images,
     )
 
 
@@ -48,7 +50,7 @@ def _measurement_spec(options: argparse.Namespace) -> MeasurementSpec:
     if num_images is None:
         num_images = min(DEFAULT_IMAGES, dataset_card(options.dataset).split_sizes["probe"])
     return MeasurementSpec(
-        training=_training_spec(options),
+        training=training_spec(options),
         epoch=options.epoch,
         num_images=num_images,
         attack_kind=options.attack,
@@ -253,5 +255,5 @@ def train(options: argparse.Namespace) -> int:
 
     choose(options.network, NETWORKS, what="network")
     with Store() as store, bars() as show:
-        trained = Flow(store, on_progress=show).train(_training_spec(options), options.epochs, device=options.device)
+        trained = Flow(store, on_progress=show).train(training_spec(options), options.epochs, device=options.device)
     return print_checkpoints(trained, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from fss_core.cli.measuring import factory_of
+from fss_core.cli.measuring import factory_of, training_spec
 from fss_core.cli.printing import bars, print_json
 from fss_core.specs import (
     DEFAULT_IMAGES,
@@ -14,7 +14,6 @@ from fss_core.specs import (
     ResponseSpec,
     ScoreSpec,
     StoreError,
-    TrainingSpec,
     choose,
 )
 
@@ -33,13 +32,7 @@ def _request(options: argparse.Namespace) -> RetrainRequest:
     if num_images is None:
         num_images = min(DEFAULT_IMAGES, dataset_card(options.dataset).split_sizes["probe"])
     measurement = MeasurementSpec(
-        training=TrainingSpec(
-            network=options.network,
-            dataset=options.dataset,
-            seed=options.seed,
-            batch_size=options.batch_size,
-            learning_rate=options.learning_rate,
-        ),
+        training=training_spec(options),
         epoch=options.epoch,
         num_images=num_images,
         attack_kind=options.attack,

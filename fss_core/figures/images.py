@@ -102,7 +102,8 @@ def images_alt(changed: ChangedImages) -> str:
     if not changed.num_changed:
         return f"No prediction changes there, of {changed.num_images} images, clean or adversarial."
     parts = [
-        f"{kind}: {own.lost} from right to wrong, {own.gained} from wrong to right, {own.otherwise} otherwise"
+        f"{kind}: {own.lost} from right to wrong, {own.gained} from wrong to right"
+        + (f", {own.otherwise} otherwise" if own.otherwise is not None else "")
         for kind, own in (("clean", changed.clean), ("adversarial", changed.adversarial))
     ]
     return (

@@ -12,6 +12,7 @@ import io
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -152,8 +153,8 @@ class Collection:
     def find(self, spec: MeasurementSpec, *, every_image: bool = False) -> Measured | None:
         """Look a measurement up, as ``flow.find_measured`` does: the same filters in the same order, the first images.
 
-        Where several fit (networks trained elsewhere under the same names), the one with the most images asked for,
-        then the fewest missing layers, then the most images.
+        Where several fit (networks trained elsewhere under the same names), one whose ε was calibrated on the network
+        that was measured, then the one with the most images asked for, the fewest missing layers, the most images.
 
         Args:
             spec: what to look for; of its images as many as there are.
@@ -166,9 +167,10 @@ class Collection:
             StoreError: the one that fits best is broken.
         """
 
-        def rank(entry: Entry) -> tuple[int, int, int, str]:
+        def rank(entry: Entry) -> tuple[bool, int, int, int, str]:
             own = entry.manifest
-            return min(own.num_images, spec.num_images), -len(own.missing_layers), own.num_images, own.key
+            images = min(own.num_images, spec.num_images)
+            return not own.calibrated_on, images, -len(own.missing_layers), own.num_images, own.key
 
         fitting = [entry for entry in self.entries() if isinstance(entry, Entry) and _fits(entry.manifest, spec)]
         if not fitting:
@@ -268,13 +270,21 @@ def _entry(path: Path) -> Entry | BrokenEntry:
         with refusing(str(path)):
             if path.is_dir():
                 num_bytes = sum(file.stat().st_size for file in path.iterdir() if file.name in KNOWN_FILES)
-                return Entry(path=path, num_bytes=num_bytes, manifest=_read_directory_manifest(path))
+                stamp = (path / MANIFEST).stat()
+                manifest = _known_manifest(path, stamp.st_mtime_ns, stamp.st_size)
+                return Entry(path=path, num_bytes=num_bytes, manifest=manifest)
             num_bytes = path.stat().st_size
             with path.open("rb") as file, open_zip(file) as archive:
                 manifest = read_manifest(zip_member(archive, MANIFEST, bounds.LARGEST_MANIFEST), str(path))
             return Entry(path=path, num_bytes=num_bytes, manifest=manifest)
     except StoreError as error:
         return BrokenEntry(path=path, num_bytes=num_bytes, reason=str(error))
+
+
+@lru_cache(maxsize=1024)
+def _known_manifest(directory: Path, modified: int, size: int) -> Manifest:
+    """Read a manifest once, until it is another: a study has many, and a page looks at all of them."""
+    return _read_directory_manifest(directory)
 
 
 def _extent(spec: MeasurementSpec, layers: Sequence[str]) -> dict[str, set[Any]]:
@@ -322,5 +332,6 @@ def _narrowed(measured: Measured, spec: MeasurementSpec, num_images: int) -> Mea
         measured,
         spec=replace(spec, num_images=responses.num_images),
         calibration=measured.calibration if spec.epsilon is None else None,
+        calibrated_on=measured.calibrated_on if spec.epsilon is None else "",
         responses=responses,
     )

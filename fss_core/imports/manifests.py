@@ -9,7 +9,7 @@ import reprlib
 import types
 import unicodedata
 from contextlib import suppress
-from dataclasses import is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
@@ -17,7 +17,7 @@ from fss_core.data import SPLITS
 from fss_core.exports import EXPORT_FORMAT, MANIFEST, TABLES, Manifest
 from fss_core.imports import bounds
 from fss_core.imports.bounds import Unfit, require
-from fss_core.specs import CONTROL_FILTER, GLOBAL_LAYER, StaleResultError, UnknownNameError, response_key
+from fss_core.specs import CONTROL_FILTER, GLOBAL_LAYER, StaleResultError, UnknownNameError, response_key, was_added
 from fss_core.store import SCHEMA
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -27,13 +27,7 @@ KNOWN_FILES = {MANIFEST, *TABLES} | {f"{name}.csv" for name in ("responses", "sc
 
 def read_manifest(content: bytes, place: str) -> Manifest:
     """Read a manifest field by field, and check that its parts agree with each other."""
-    try:
-        record = json.loads(
-            content.decode("utf-8"), object_pairs_hook=_object, parse_constant=refuse_constant, parse_float=finite_float
-        )
-    except (ValueError, RecursionError) as error:
-        raise Unfit(f"the manifest is no JSON: {error or 'nested too deeply'}") from error
-    require(isinstance(record, dict), "the manifest must be a JSON object", record)
+    record = parse_object(content)
     for name, own in (("format", EXPORT_FORMAT), ("schema", SCHEMA)):
         found = record.get(name)
         require(type(found) is int, f"{name} must be a whole number", found)
@@ -48,6 +42,18 @@ def read_manifest(content: bytes, place: str) -> Manifest:
     _check_identity(manifest)
     _check_sizes(manifest)
     return manifest
+
+
+def parse_object(content: bytes) -> dict[str, Any]:
+    """Read a JSON object in which no name stands twice and every number is finite."""
+    try:
+        record = json.loads(
+            content.decode("utf-8"), object_pairs_hook=_object, parse_constant=refuse_constant, parse_float=finite_float
+        )
+    except (ValueError, RecursionError) as error:
+        raise Unfit(f"the manifest is no JSON: {error or 'nested too deeply'}") from error
+    require(isinstance(record, dict), "the manifest must be a JSON object", record)
+    return cast(dict[str, Any], record)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -108,8 +114,9 @@ def decode(kind: Any, value: Any, where: str) -> Any:
 def _decode_dataclass(kind: type, value: Any, where: str) -> Any:
     require(isinstance(value, dict), f"{where} must be an object", value)
     hints = get_type_hints(kind)
-    require(value.keys() == hints.keys(), f"{where} must have the fields {', '.join(hints)}", sorted(value))
-    found = {name: decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items()}
+    absent = {own.name for own in fields(kind) if was_added(own)} - value.keys()
+    require(value.keys() == hints.keys() - absent, f"{where} must have the fields {', '.join(hints)}", sorted(value))
+    found = {name: decode(hints[name], value[name], f"{where}.{name}") for name in hints if name not in absent}
     try:
         return kind(**found)
     except (ValueError, UnknownNameError) as error:
@@ -153,8 +160,13 @@ def _check_identity(manifest: Manifest) -> None:
         require(found == expected, f"{where} must agree with the other parts: {reprlib.repr(expected)}", found)
     chosen = spec.epsilon if manifest.calibration is None else manifest.calibration.epsilon
     require(attack.epsilon == chosen, f"attack.epsilon must be what was given or calibrated ({chosen})", attack.epsilon)
-    both = (spec.epsilon is None) == (manifest.calibration is not None)
-    require(both, "calibration must be there exactly when measurement.epsilon is null", spec.epsilon)
+    if manifest.calibrated_on:
+        # A study gives every epoch the ε that was calibrated on the last one.
+        same = manifest.calibration is not None and spec.epsilon == manifest.calibration.epsilon
+        require(same, "calibrated_on must come with measurement.epsilon and its calibration", manifest.calibrated_on)
+    else:
+        both = (spec.epsilon is None) == (manifest.calibration is not None)
+        require(both, "calibration must be there exactly when measurement.epsilon is null", spec.epsilon)
     key = response_key(
         response=spec.response,
         attack=attack,
@@ -181,6 +193,8 @@ def _check_sizes(manifest: Manifest) -> None:
         f"num_classes must be 1 to {bounds.MOST_CLASSES}",
         manifest.num_classes,
     )
+    if manifest.predictions == "right":
+        require(manifest.num_classes < bounds.MOST_CLASSES, "num_classes must leave room", manifest.num_classes)
     names = (*manifest.layers, *manifest.missing_layers)
     require(
         1 <= len(manifest.layers) <= len(names) <= bounds.MOST_LAYERS,

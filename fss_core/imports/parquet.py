@@ -31,6 +31,7 @@ def read_table(name: str, content: bytes, manifest: Manifest, num_lines: int) ->
         num_images=manifest.num_images,
         num_classes=manifest.num_classes,
         adaptive=manifest.attack.mode == "adaptive",
+        with_classes=manifest.predictions == "classes",
     )
     text = [field.name for field in schema if field.type == pa.string()]
     footer = int.from_bytes(content[-8:-4], "little")

@@ -28,7 +28,8 @@ def put_together(manifest: Manifest, member: Callable[[str, int], bytes], origin
     """Put a measurement together from a manifest and the tables it vouches for."""
     left = bounds.LARGEST_CONTENT
     contents = {}
-    for name in TABLES:
+    wanted = TABLES if manifest.predictions == "classes" else [*READ_BACK, *(manifest.files.keys() & set(TABLES))]
+    for name in dict.fromkeys(wanted):
         require(name in manifest.files, f"{name} must be there (an export with --format parquet or both)", "none")
         contents[name] = member(name, left)
         left -= len(contents[name])
@@ -50,6 +51,7 @@ def put_together(manifest: Manifest, member: Callable[[str, int], bytes], origin
         unfiltered=_read_unfiltered(unfiltered, manifest.num_classes),
         layers=_read_layers(layers, images, manifest, labels),
         notes=manifest.notes,
+        classes_known=manifest.predictions == "classes",
     )
     return Measured(
         spec=spec,
@@ -61,6 +63,7 @@ def put_together(manifest: Manifest, member: Callable[[str, int], bytes], origin
         missing=manifest.missing_layers,
         order=manifest.order,
         origin=origin,
+        calibrated_on=manifest.calibrated_on,
     )
 
 
@@ -138,6 +141,9 @@ def _read_predictions(
     whole = (*shape, manifest.num_images)
     classes = {}
     for kind in ("clean", "adversarial"):
+        if manifest.predictions == "right":
+            classes[kind] = _read_right(images, f"{kind}_right", manifest, labels).reshape(whole)
+            continue
         name = f"{kind}_class"
         found = cells(images, name, class_type(manifest.num_classes))
         classes[kind] = _classes(found, manifest.num_classes, name).reshape(whole)
@@ -149,6 +155,17 @@ def _read_predictions(
         packed = cells(images, "zero_gradient", np.uint8)
         gradients = np.unpackbits(packed, axis=-1, count=manifest.num_images).astype(np.bool_).reshape(whole)
     return Predictions(**classes, zero_gradient=gradients)
+
+
+def _read_right(
+    images: pa.Table, name: str, manifest: Manifest, labels: npt.NDArray[np.int64]
+) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Write what is right as the label, and what is wrong as a class that no class is."""
+    packed = cells(images, name, np.uint8)
+    right = np.unpackbits(packed, axis=-1, count=manifest.num_images).astype(np.bool_)
+    require(np.array_equal(np.packbits(right, axis=-1), packed), f"{name} must end in zeros", "other bits")
+    kind = np.dtype(class_type(manifest.num_classes + 1)).newbyteorder("=")
+    return np.where(right, labels, manifest.num_classes).astype(kind)
 
 
 def _array(text: str, kind: type[int] | type[float], where: str) -> npt.NDArray[Any]:

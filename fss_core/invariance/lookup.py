@@ -471,6 +471,7 @@ def score_command(spec: MeasurementSpec) -> str:
     training = spec.training
     parts = [f"fss score --network {training.network} --dataset {training.dataset} --epoch {spec.epoch}"]
     parts += [f"--seed {training.seed}"] if training.seed else []
+    parts += [f"--train-images {training.num_train}"] if training.num_train is not None else []
     parts += [f"--images {spec.num_images} --thresholds {spec.response.num_thresholds}"]
     parts += [f"--attack {spec.attack_kind}"] if spec.attack_kind != "fgsm" else []
     parts += [f"--attack-mode {spec.attack_mode}"] if spec.attack_mode != "frozen" else []

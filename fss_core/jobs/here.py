@@ -14,19 +14,26 @@ from fss_core.specs import Cancelled, StoreError, cache_dir
 from fss_core.store import LeaseHeldError, Store
 
 
-def carry_out(store: Store, request: Request, *, on_progress: Callable[[Progress], None] | None = None) -> Run | None:
+def carry_out(
+    store: Store,
+    request: Request,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Run | None:
     """Do a request in this process, with all cores, where everybody can see it move.
 
     Args:
         store: where results go.
         request: what is asked for.
         on_progress: told of every step.
+        should_stop: asked before every task; when true, no other is begun.
 
     Returns:
         The run as it ended; ``None`` if somebody else is working on it: :func:`fss_core.jobs.service.follow` it then.
 
     Raises:
-        Cancelled: somebody cancelled it.
+        Cancelled: somebody cancelled it, or ``should_stop`` said so.
         FssError: it cannot be done.
     """
     from fss_core.jobs.workers import Bench, Order
@@ -45,6 +52,11 @@ def carry_out(store: Store, request: Request, *, on_progress: Callable[[Progress
             wait=wait,
         )
 
+    def do(task: Task, shown: _Overall, *, wait: bool) -> bool:
+        if should_stop is not None and should_stop():
+            raise Cancelled("stopped as asked; what was finished is kept, ask again to go on")
+        return bench.do(order(task, wait=wait), on_progress=shown.of(task))
+
     try:
         with store.claim(run.lease, wait=False):
             board.begin(run.key)
@@ -58,9 +70,9 @@ def carry_out(store: Store, request: Request, *, on_progress: Callable[[Progress
                             "results vanished while they were measured (another process refreshed them); run again"
                         )
                     shown = _Overall(ready, on_progress)
-                    held = [task for task in ready if not bench.do(order(task, wait=False), on_progress=shown.of(task))]
+                    held = [task for task in ready if not do(task, shown, wait=False)]
                     for task in held:
-                        bench.do(order(task, wait=True), on_progress=shown.of(task))
+                        do(task, shown, wait=True)
                     finished.update(task.name for task in ready)
             except BaseException as error:
                 stopped = isinstance(error, Cancelled | KeyboardInterrupt)

@@ -64,13 +64,14 @@ class Plan:
     basis: Basis
 
 
-def plan_measurement(store: Store, request: MeasureRequest, machine: Machine) -> Plan:
+def plan_measurement(store: Store, request: MeasureRequest, machine: Machine, *, assume_data: bool = False) -> Plan:
     """Plan what is left of a measurement.
 
     Args:
         store: what is there already.
         request: what is asked for.
         machine: who would do it.
+        assume_data: estimate what a data set that is missing would take, as if it were there.
 
     Returns:
         The tasks; none when everything is there.
@@ -79,7 +80,7 @@ def plan_measurement(store: Store, request: MeasureRequest, machine: Machine) ->
         FssError: a piece that is there is broken, or the data set is missing.
         ValueError: more images than the probe split has.
     """
-    planner = _Planner(store, request, machine)
+    planner = _Planner(store, request, machine, assume_data=assume_data)
     tasks = tuple(planner.tasks())
     return Plan(
         tasks=tasks,
@@ -96,7 +97,7 @@ def seconds_of(tasks: Sequence[Task], machine: Machine) -> float:
 
 
 class _Planner:
-    def __init__(self, store: Store, request: MeasureRequest, machine: Machine) -> None:
+    def __init__(self, store: Store, request: MeasureRequest, machine: Machine, *, assume_data: bool) -> None:
         self.store = store
         self.request = request
         self.machine = machine
@@ -104,7 +105,7 @@ class _Planner:
         self.bases: list[Basis] = []
         self.training = request.spec.training
         state = dataset_state(self.training.dataset)
-        if state.state in ("missing", "broken"):
+        if state.state in ("missing", "broken") and not assume_data:
             raise DataError(state.detail)
         self.is_prepared = state.state == "ready"
         self.card = dataset_card(self.training.dataset) if self.is_prepared else None
@@ -155,7 +156,8 @@ class _Planner:
             begun = max(
                 (epoch for epoch, own in saved.items() if epoch < self.request.spec.epoch and own.has_state), default=0
             )
-        return float(max(self.request.spec.epoch - begun, 0) * self._split_size("train"))
+        per_epoch = self.training.num_train or self._split_size("train")
+        return float(max(self.request.spec.epoch - begun, 0) * per_epoch)
 
     def _split_size(self, split: str) -> int:
         if self.card is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from fss_core.specs import (
@@ -12,6 +12,7 @@ from fss_core.specs import (
     SYNAPTIC_FILTERS,
     MeasurementSpec,
     digest,
+    to_json,
 )
 
 
@@ -72,7 +73,7 @@ class MeasureRequest:
 
     def to_json(self) -> dict[str, object]:
         """Write the request so that :func:`fss_core.specs.from_json` reads it back."""
-        return asdict(self)
+        return to_json(self)
 
     def parts(self) -> dict[Part, MeasurementSpec]:
         """List the measurements that this takes, each with its own thresholds, filters and scope."""
@@ -94,6 +95,7 @@ class MeasureRequest:
             [
                 f"{NETWORKS.get(spec.training.network, spec.training.network)} on {spec.training.dataset}, "
                 f"epoch {spec.epoch}, initialisation {spec.training.seed}",
+                *([spec.training.subset] if spec.training.subset else []),
                 f"{spec.attack_kind.upper()} {spec.attack_mode}, {epsilon}",
                 f"{spec.num_images} images, {spec.response.num_thresholds} thresholds",
                 *(["with " + " and ".join(beside)] if beside else []),

@@ -7,7 +7,7 @@ checkpoint is trained and its layers are measured as for any measurement; then c
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from fss_core.data import DatasetCard, dataset_card, dataset_state
 from fss_core.flow import Measured, find_measured
@@ -27,7 +27,7 @@ from fss_core.retraining.lookup import (
 )
 from fss_core.retraining.rules import RULES, Selection
 from fss_core.retraining.spec import RetrainingSpec
-from fss_core.specs import NETWORKS, digest
+from fss_core.specs import NETWORKS, digest, to_json
 from fss_core.store import Store
 
 LARGEST_NUM_SEEDS = 100
@@ -75,7 +75,7 @@ class RetrainRequest:
 
     def to_json(self) -> dict[str, object]:
         """Write the request so that :func:`fss_core.specs.from_json` reads it back."""
-        return asdict(self)
+        return to_json(self)
 
     def words(self) -> str:
         """Say in one line what is asked for."""
@@ -86,6 +86,7 @@ class RetrainRequest:
             [
                 f"Retrain {NETWORKS.get(training.network, training.network)} on {training.dataset}, "
                 f"epoch {spec.measurement.epoch}, {seeds}",
+                *([training.subset] if training.subset else []),
                 f"{epochs} under {', '.join(spec.rules)}",
                 *(["pulses of weights"] if spec.granularity == "weights" else []),
                 f"chosen on {spec.measurement.num_images} images, "
@@ -98,13 +99,14 @@ class RetrainRequest:
         return MeasureRequest(spec=spec.measurement, factory=self.factory)
 
 
-def plan_retraining(store: Store, request: RetrainRequest, machine: Machine) -> Plan:
+def plan_retraining(store: Store, request: RetrainRequest, machine: Machine, *, assume_data: bool = False) -> Plan:
     """Plan what is left of a retraining.
 
     Args:
         store: what is there already.
         request: what is asked for.
         machine: who would do it.
+        assume_data: estimate what a data set that is missing would take, as if it were there.
 
     Returns:
         The tasks, named ``stage:seed`` or ``stage:seed/piece``; none when everything is there.
@@ -113,7 +115,7 @@ def plan_retraining(store: Store, request: RetrainRequest, machine: Machine) -> 
         FssError: a piece that is there is broken, or the data set is missing.
         ValueError: more probe or report images than there are.
     """
-    planner = _Planner(store, request, machine)
+    planner = _Planner(store, request, machine, assume_data=assume_data)
     tasks = tuple(planner.tasks())
     seconds = seconds_of(tasks, machine)
     return Plan(
@@ -130,8 +132,9 @@ def retrain_task_name(seed: int, selection: Selection, rules: Sequence[str]) -> 
 
 
 class _Planner:
-    def __init__(self, store: Store, request: RetrainRequest, machine: Machine) -> None:
+    def __init__(self, store: Store, request: RetrainRequest, machine: Machine, *, assume_data: bool) -> None:
         self.store = store
+        self._assume_data = assume_data
         self.request = request
         self.machine = machine
         self.bases: list[Basis] = []
@@ -158,7 +161,8 @@ class _Planner:
             ready = ready and not tasks
 
     def _seed(self, seed: int, spec: RetrainingSpec) -> Iterator[Task]:
-        plan = plan_measurement(self.store, self.request.measurement(spec), self.machine)
+        request = self.request.measurement(spec)
+        plan = plan_measurement(self.store, request, self.machine, assume_data=self._assume_data)
         if plan.tasks:
             self.bases.append(plan.basis)
             for task in plan.tasks:
@@ -209,7 +213,8 @@ class _Planner:
 
     @property
     def _epoch(self) -> float:
-        return self._split_size("train") + self._judging
+        num_train = self.request.spec.measurement.training.num_train
+        return (num_train or self._split_size("train")) + self._judging
 
     def _split_size(self, split: str) -> int:
         if self._card is not None:

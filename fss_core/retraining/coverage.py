@@ -56,13 +56,16 @@ class Coverage:
         return int((self.shares[:, self.rules.index(rule)] > 0).sum())
 
 
-def cover(store: Store, spec: RetrainingSpec, measured: Measured) -> Coverage:
+def cover(
+    store: Store, spec: RetrainingSpec, measured: Measured, criticality: dict[str, float] | None = None
+) -> Coverage:
     """Say which layers each rule trains.
 
     Args:
         store: where criticality is looked up.
         spec: what decides.
         measured: the checkpoint's responses, complete.
+        criticality: layer → worst loss; looked up unless it comes from elsewhere.
 
     Returns:
         A column per rule; empty where a rule chooses nothing, or its criticality is not known yet.
@@ -70,7 +73,9 @@ def cover(store: Store, spec: RetrainingSpec, measured: Measured) -> Coverage:
     responses = measured.responses
     by_layer = spec.granularity == "layer"
     units = layer_units(responses, spec) if by_layer else pulse_units(responses, spec)
-    choices = make_choices(responses, spec, known_criticality(store, spec, measured))
+    if criticality is None:
+        criticality = known_criticality(store, spec, measured)
+    choices = make_choices(responses, spec, criticality)
     own = {rule: [choice for choice in choices if choice.rule == rule] for rule in spec.rules}
     layers = tuple(layer.facts.name for layer in responses.layers)
     shares = [

@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fss_core.checkpoints import available_epochs
-from fss_core.flow import find_measured
+from fss_core.data import dataset_state
+from fss_core.flow import Origin, find_measured
+from fss_core.imports import published
 from fss_core.retraining.comparing import Comparison, compare, compare_epochs
 from fss_core.retraining.coverage import Coverage, cover
-from fss_core.retraining.lookup import find_retrained, find_retrained_seeds, spec_of_seed
+from fss_core.retraining.lookup import find_retrained, find_retrained_seeds, of_seed, spec_of_seed
+from fss_core.retraining.published import find_published
 from fss_core.retraining.results import Retraining
 from fss_core.retraining.spec import RetrainingSpec
 from fss_core.retraining.verdicts import Verdict, verdict
+from fss_core.specs import UnknownNameError
 from fss_core.store import Store
 
 
@@ -27,6 +31,7 @@ class RetrainPicture:
         retrainings: of those that are judged before retraining, at least.
         comparisons: before retraining, and after every epoch up to the budget; empty without ``retrainings``.
         verdict: after the budget; ``None`` without ``retrainings``.
+        origin: ``"published"`` where none of it was measured here.
     """
 
     spec: RetrainingSpec
@@ -35,6 +40,7 @@ class RetrainPicture:
     retrainings: tuple[Retraining, ...]
     comparisons: tuple[Comparison, ...]
     verdict: Verdict | None
+    origin: Origin = "measured"
 
     @property
     def complete(self) -> bool:
@@ -48,7 +54,7 @@ class RetrainPicture:
 
 
 def find_picture(store: Store, spec: RetrainingSpec, seeds: Sequence[int]) -> RetrainPicture | None:
-    """Look up what there is of a retraining.
+    """Look up what there is of a retraining: what was done here; otherwise what is published.
 
     Args:
         store: where to look.
@@ -59,18 +65,14 @@ def find_picture(store: Store, spec: RetrainingSpec, seeds: Sequence[int]) -> Re
         What there is; ``None`` where no checkpoint is measured completely.
 
     Raises:
-        DataError: the data set is missing.
         StoreError: a stored piece is broken, or of another schema.
         ValueError: more probe or report images than there are.
     """
-    coverages, retrainings = [], []
-    for seed in seeds:
-        own = spec_of_seed(store, spec, seeds, seed)
-        measured = None if own is None else find_measured(store, own.measurement)
-        if own is not None and measured is not None and not measured.missing:
-            coverages.append(cover(store, own, measured))
-            if (found := find_retrained(store, own)) is not None:
-                retrainings.append(found)
+    origin: Origin = "measured"
+    coverages, retrainings = _find_here(store, spec, seeds) if _is_prepared(spec) else ([], [])
+    if not coverages:
+        origin = "published"
+        coverages, retrainings = _find_published(store, spec, seeds)
     if not coverages:
         return None
     comparisons = compare_epochs(retrainings, level=spec.score.level) if retrainings else ()
@@ -81,7 +83,47 @@ def find_picture(store: Store, spec: RetrainingSpec, seeds: Sequence[int]) -> Re
         retrainings=tuple(retrainings),
         comparisons=comparisons,
         verdict=verdict(comparisons[-1]) if comparisons else None,
+        origin=origin,
     )
+
+
+def _is_prepared(spec: RetrainingSpec) -> bool:
+    """Say whether the data set is ready, so that looking results up decodes nothing."""
+    try:
+        return dataset_state(spec.measurement.training.dataset).state == "ready"
+    except UnknownNameError:
+        return False
+
+
+def _find_here(store: Store, spec: RetrainingSpec, seeds: Sequence[int]) -> tuple[list[Coverage], list[Retraining]]:
+    coverages, retrainings = [], []
+    for seed in seeds:
+        own = spec_of_seed(store, spec, seeds, seed)
+        measured = None if own is None else find_measured(store, own.measurement)
+        if own is not None and measured is not None and not measured.missing:
+            coverages.append(cover(store, own, measured))
+            if (found := find_retrained(store, own)) is not None:
+                retrainings.append(found)
+    return coverages, retrainings
+
+
+def _find_published(
+    store: Store, spec: RetrainingSpec, seeds: Sequence[int]
+) -> tuple[list[Coverage], list[Retraining]]:
+    coverages, retrainings = [], []
+    epsilon = spec.measurement.epsilon
+    for seed in seeds:
+        own = of_seed(spec, seed, epsilon)
+        found = find_published(own)
+        measured = published().find(own.measurement)
+        if found is None or measured is None or measured.missing:
+            continue
+        if measured.checkpoint.sha256 != found.retraining.checkpoint_sha256:
+            continue
+        coverages.append(cover(store, found.retraining.spec, measured, found.criticality))
+        retrainings.append(found.retraining)
+        epsilon = found.retraining.epsilon  # the first one's is that of all
+    return coverages, retrainings
 
 
 def compare_checkpoints(store: Store, spec: RetrainingSpec, seeds: Sequence[int]) -> tuple[Comparison, ...]:
@@ -98,7 +140,9 @@ def compare_checkpoints(store: Store, spec: RetrainingSpec, seeds: Sequence[int]
     Raises:
         FssError: as :func:`find_picture`.
     """
-    found = []
+    found: list[Comparison] = []
+    if not _is_prepared(spec):
+        return ()
     for epoch in available_epochs(replace(spec.measurement.training, seed=seeds[0])):
         own = replace(spec, measurement=replace(spec.measurement, epoch=epoch))
         if retrainings := find_retrained_seeds(store, own, seeds):

@@ -57,7 +57,8 @@ def heading(retrainings: Sequence[Retraining], comparison: Comparison) -> list[s
     steps = {own.start.steps_per_epoch for each in retrainings for own in each.rules if own.start is not None}
     per_epoch = f" of {', '.join(map(str, sorted(steps)))} steps each" if steps else ""
     return [
-        f"Retraining {name} on {retrainings[0].dataset_title} from epoch {spec.measurement.epoch}; "
+        f"Retraining {name} on {retrainings[0].dataset_title} from epoch {spec.measurement.epoch}"
+        f"{f' ({training.subset})' if training.subset else ''}; "
         f"epochs of retraining: {comparison.epoch}{per_epoch}, the same batches for every rule",
         f"Chosen: {chosen}; leaning calls are {spec.leaning}",
         f"Judged: n = {comparison.num_images} report images, ε = {comparison.epsilon * 255:.3g}/255; "

@@ -28,6 +28,7 @@ from fss_core.training import (
     random_seed,
     train_step,
     training_format,
+    training_images,
 )
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Retrainer:
 
     Args:
         checkpoint: where it starts; weights, and moments where there are some.
-        dataset: trained on its train split.
+        dataset: trained on what its checkpoint was trained on of its train split.
         selection: what to train.
         device: where to train; bit-for-bit reproducible on ``"cpu"`` with the same number of threads.
         factory: builds a network of the user's own.
@@ -66,7 +67,8 @@ class Retrainer:
         self._first = checkpoint.epoch
         self._train = dataset.train
         self._with_norms = selection.with_norms
-        steps_per_epoch = len(dataset.train) // self._spec.batch_size
+        self._images = training_images(self._spec, len(dataset.train))
+        steps_per_epoch = len(self._images) // self._spec.batch_size
         if steps_per_epoch == 0:
             raise TrainingError(
                 f"{dataset.name} has {len(dataset.train)} training images, fewer than one batch of "
@@ -107,7 +109,8 @@ class Retrainer:
         """
         started = time.perf_counter()
         number, spec = self._first + self.epoch + 1, self._spec
-        batches = epoch_batches(len(self._train), batch_size=spec.batch_size, seed=spec.seed, epoch=number)
+        order = epoch_batches(len(self._images), batch_size=spec.batch_size, seed=spec.seed, epoch=number)
+        batches = self._images[order]
         losses = []
         enter_training(self.network, with_norms=self._with_norms)
         with seeded(random_seed("dropout", spec.seed, number)):

@@ -170,17 +170,17 @@ class ChangeCounts:
     Attributes:
         lost: right before, wrong under the filter.
         gained: wrong before, right under the filter.
-        otherwise: from one wrong class to another.
+        otherwise: from one wrong class to another; ``None`` where only what is right is known.
     """
 
     lost: int
     gained: int
-    otherwise: int
+    otherwise: int | None
 
     @property
     def total(self) -> int:
         """All images that change."""
-        return self.lost + self.gained + self.otherwise
+        return self.lost + self.gained + (self.otherwise or 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +229,9 @@ def changed_images(responses: Responses, layer: str, filter: str, k: int, limit:
     for kind in kinds:
         filtered, unfiltered = predictions_of(responses, found, kind)
         before[kind], after[kind] = unfiltered.astype(np.int64), filtered[chosen, k].astype(np.int64)
-        was_right, changed = before[kind] == labels, (after[kind] != before[kind]).any(axis=0)
+        was_right = before[kind] == labels
+        is_other = after[kind] != before[kind] if responses.classes_known else (after[kind] == labels) != was_right
+        changed = is_other.any(axis=0)
         gained = ~was_right & (after[kind] == labels).any(axis=0)
         changes[kind] = {
             "lost": was_right & changed,
@@ -257,11 +259,12 @@ def changed_images(responses: Responses, layer: str, filter: str, k: int, limit:
             for index in order[:limit]
         ),
         num_changed=len(order),
-        clean=_count(changes["clean"]),
-        adversarial=_count(changes["adversarial"]),
+        clean=_count(changes["clean"], responses.classes_known),
+        adversarial=_count(changes["adversarial"], responses.classes_known),
         num_images=responses.num_images,
     )
 
 
-def _count(changes: dict[Change, npt.NDArray[np.bool_]]) -> ChangeCounts:
-    return ChangeCounts(**{name: int(where.sum()) for name, where in changes.items()})
+def _count(changes: dict[Change, npt.NDArray[np.bool_]], classes_known: bool) -> ChangeCounts:
+    lost, gained, otherwise = (int(changes[name].sum()) for name in ("lost", "gained", "otherwise"))
+    return ChangeCounts(lost=lost, gained=gained, otherwise=otherwise if classes_known else None)

@@ -83,6 +83,7 @@ PARAMS: dict[str, Param] = {
     ),
     "epoch": Param(default=3, what="epoch", bounds=(0, 1_000_000)),
     "init": Param(default=0, what="initialisation", bounds=(0, 1_000_000)),
+    "train": Param(default=0, what="number of training images", bounds=(0, 10_000_000)),
     "images": Param(default=DEFAULT_IMAGES, what="number of images", bounds=(1, 100_000)),
     "thresholds": Param(default=25, what="number of thresholds", bounds=(2, LARGEST_NUM_THRESHOLDS)),
     "attack": Param(default="fgsm", what="attack", known=lambda: ATTACKS),
@@ -147,7 +148,12 @@ def measurement_of(chosen: Mapping[str, Any]) -> MeasurementSpec:
         ValueError: they say what cannot be.
     """
     return MeasurementSpec(
-        training=TrainingSpec(network=chosen["network"], dataset=chosen["dataset"], seed=int(chosen["init"])),
+        training=TrainingSpec(
+            network=chosen["network"],
+            dataset=chosen["dataset"],
+            seed=int(chosen["init"]),
+            num_train=int(chosen["train"]) or None,
+        ),
         epoch=int(chosen["epoch"]),
         num_images=int(chosen["images"]),
         attack_kind=chosen["attack"],

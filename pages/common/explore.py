@@ -54,7 +54,9 @@ def heading(request: MeasureRequest, *, across: str = "") -> None:
     training = request.spec.training
     title = known_datasets().get(training.dataset, training.dataset)
     network = NETWORKS.get(training.network, training.network)
-    st.title(f"{plain(network)} on {plain(title)}, {across or f'epoch {request.spec.epoch}'}", anchor=False)
+    subset = f", {training.subset}" if training.subset else ""
+    what = across or f"epoch {request.spec.epoch}"
+    st.title(f"{plain(network)} on {plain(title)}, {what}{subset}", anchor=False)
     if problem := links.problem():
         left, right = st.columns([6, 1], vertical_alignment="center")
         left.warning(f"This link asks for what is not here: {plain(problem)}. What it does not say right is as usual.")

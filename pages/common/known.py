@@ -22,6 +22,7 @@ def link_params(spec: MeasurementSpec, *, epsilon: str = "") -> dict[str, str]:
         "dataset": spec.training.dataset,
         "epoch": str(spec.epoch),
         "init": str(spec.training.seed),
+        **({"train": str(spec.training.num_train)} if spec.training.num_train is not None else {}),
         "images": str(spec.num_images),
         "thresholds": str(spec.response.num_thresholds),
         "attack": spec.attack_kind,
@@ -37,6 +38,7 @@ def words(spec: MeasurementSpec, titles: dict[str, str]) -> str:
     return (
         f"{network} on {dataset}, epoch {spec.epoch}"
         + (f", initialisation {spec.training.seed}" if spec.training.seed else "")
+        + (f", {spec.training.subset}" if spec.training.subset else "")
         + f" · {spec.attack_kind.upper()} {spec.attack_mode}"
         + ("" if spec.epsilon is None else f", ε = {spec.epsilon * 255:.3g}/255")
         + f", n = {spec.num_images}, "
@@ -62,6 +64,8 @@ def list_measured(store: Store, *, expanded: bool = True) -> None:
             for entry in collection.entries()
             if isinstance(entry, Entry) and entry.manifest.measurement.response.scope == "local"
         ]
+    looked_at = (st.session_state.get("network"), st.session_state.get("dataset"))
+    found.sort(key=lambda own: (own[1].training.network, own[1].training.dataset) != looked_at)
     with st.expander(f"What can be looked at already ({len(found)})", expanded=expanded):
         if not found:
             st.caption("Nothing is measured on this machine yet, and this version comes with no published study.")

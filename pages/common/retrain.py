@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from fss_core import explore, figures
+from fss_core.imports import published
 from fss_core.jobs import service
 from fss_core.jobs.plans import Plan
 from fss_core.jobs.requests import Request
@@ -15,9 +16,10 @@ from fss_core.jobs.retraining_plans import RetrainRequest
 from fss_core.retraining.comparing import Comparison
 from fss_core.retraining.lookup import spec_of_seed
 from fss_core.retraining.pictures import RetrainPicture
+from fss_core.retraining.published import list_published
 from fss_core.retraining.reports import heading, notes, retraining_json, verdict_numbers, verdict_question
 from fss_core.store import Store
-from pages.common import downloads
+from pages.common import downloads, retrain_choices
 from pages.common.frame import escaped, is_dark, plain, shown_errors
 from pages.common.progress import Verb, estimate_words
 from pages.common.retrain_table import comparison_table
@@ -44,7 +46,8 @@ def is_prepared(request: RetrainRequest) -> bool:
 def version_of(store: Store, request: Request) -> tuple[object, ...]:
     """Say which version of its results there is: whatever is added or replaced changes it."""
     assert isinstance(request, RetrainRequest)
-    own = (store.num_bytes("retraining/"), store.count("criticality/"))
+    elsewhere = ((str(path), path.stat().st_mtime_ns) for path in sorted(published().root.glob("*/*")))
+    own = (store.num_bytes("retraining/"), store.count("criticality/"), *elsewhere)
     if not is_prepared(request):
         return own
     specs = [spec_of_seed(store, request.spec, request.seeds, seed) for seed in request.seeds]
@@ -69,6 +72,21 @@ def nothing_there(request: RetrainRequest, plan: Plan | None, *, working: bool) 
             f"bar, trains what is missing, measures every layer on {spec.measurement.num_images} probe images, lets "
             f"each rule choose, and retrains for {_epochs(spec.budget)}. {estimate_words(plan)}"
         )
+    if links := published_links(request):
+        st.markdown("Published with this version:")
+        for label, address in links:
+            st.page_link("pages/retrain.py", label=plain(label), query_params=address)
+
+
+def published_links(request: RetrainRequest) -> list[tuple[str, dict[str, str]]]:
+    """List the published retrainings of the network and the data set that are looked at, with their addresses."""
+    wanted = request.spec.measurement.training
+    found = [
+        RetrainRequest(spec=own, seeds=(own.measurement.training.seed,))
+        for own in list_published()
+        if (own.measurement.training.network, own.measurement.training.dataset) == (wanted.network, wanted.dataset)
+    ]
+    return [(own.words(), retrain_choices.link_params(own)) for own in found]
 
 
 def _epochs(number: int) -> str:
@@ -99,6 +117,8 @@ def _repair(store: Store, request: RetrainRequest) -> None:
 
 def draw(picture: RetrainPicture, across: Sequence[Comparison], *, working: bool) -> None:
     """Draw everything that is there."""
+    if picture.origin == "published":
+        st.caption("Published with this version: nothing of it was retrained on this machine.")
     if picture.retrainings:
         _verdict(picture, working=working)
     else:

@@ -25,6 +25,7 @@ from pages.common.frame import plain
 _HELP = {
     "epoch": "Which checkpoint of the training: 0 is untrained. One that is not there yet is trained by Measure.",
     "init": "The seed of the initial weights and of the order of the images: another one is another network.",
+    "train": "Train on so many of the training images, the same ones for every initialisation. 0: on all of them.",
     "images": "Probe images, none of which training has seen. More images make intervals narrower, and take longer.",
     "thresholds": "Strengths at which each filter is tried, spread evenly over a layer's weights.",
     "mode": "Frozen: every filtered network sees the same attacked images. Adaptive: each is attacked anew, which "
@@ -52,6 +53,8 @@ def draw() -> None:
         left, right = st.columns(2)
         left.number_input("Epoch", 0, 1_000_000, key="epoch", help=_HELP["epoch"])
         right.number_input("Initialisation", 0, 1_000_000, key="init", help=_HELP["init"])
+        st.number_input("Training images (0: all)", 0, 10_000_000, step=1000, key="train", help=_HELP["train"])
+        left, right = st.columns(2)
         left.number_input("Images n", 1, 100_000, step=50, key="images", help=_HELP["images"])
         numbers = sorted({*THRESHOLDS, st.session_state["thresholds"]})
         right.selectbox("Thresholds", numbers, key="thresholds", help=_HELP["thresholds"])
