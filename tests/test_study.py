@@ -24,6 +24,7 @@ from fss_core.checkpoints import weights_sha256
 from fss_core.cli import main
 from fss_core.explore import find_picture, score_picture
 from fss_core.imports import Entry, published
+from fss_core.invariance.lookup import ComparisonSpec, find_candidates
 from fss_core.jobs.plans import plan_measurement
 from fss_core.jobs.rates import Machine
 from fss_core.retraining import RULES, find_retrained
@@ -331,6 +332,26 @@ def test_a_retraining_comes_back_as_it_was(store: Store, cache: Path, tmp_path: 
         read_retraining(tmp_path / "own")
 
 
+def test_published_epochs_are_compared_at_one_epsilon(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(template / "published", tmp_path / "fresh" / "published")
+    monkeypatch.setenv("FSS_CACHE_DIR", str(tmp_path / "fresh"))
+    comparison = ComparisonSpec(across="epochs", measurement=grids.CELL.request(0, 1, None).spec)
+    with Store() as store:
+        found = find_candidates(store, comparison)
+        assert [own.label for own in found] == ["0", "1"]
+        for own in found:
+            assert own.measured is not None, own.reason
+            assert (own.measured.origin, own.about_epsilon) == ("published", "calibrated on epoch 1")
+            assert "--train-images 120" in own.command
+        # Without the last epoch nobody claims that it was calibrated on another.
+        for cell in (grids.CELL, grids.SECOND):
+            shutil.rmtree(cell_directory(published().root, grids.NAME, cell) / "seed0-epoch001")
+        (first,) = find_candidates(store, comparison)
+        assert first.about_epsilon == "at which most is measured"
+
+
 # Presets and costs ----------------------------------------------------------------------------------------
 
 
@@ -346,7 +367,7 @@ def test_presets_are_what_they_promise() -> None:
         else:
             assert set(cell.epochs) >= {0, 1, 2, 4}
             assert cell.num_images == 200
-        assert cell.num_train == (None if cell.dataset == "tiny-imagenet-20" else 10_000)
+        assert cell.num_train == 10_000
     paper = find_preset("paper")
     assert len(paper.cells) == 12
     assert {cell.epochs for cell in paper.cells} == {tuple(range(0, 101, 10))}

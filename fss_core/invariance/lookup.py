@@ -143,7 +143,7 @@ def list_known(store: Store) -> tuple[Known, ...]:
             Known(
                 spec=own.manifest.measurement,
                 epsilon=own.manifest.attack.epsilon,
-                calibrated=own.manifest.calibration is not None,
+                calibrated=own.manifest.calibration is not None and not own.manifest.calibrated_on,
                 origin=collection.origin,
                 key=own.manifest.key,
                 dataset_title=own.manifest.dataset.title,

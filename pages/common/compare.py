@@ -61,7 +61,19 @@ PARAMS: dict[str, Param] = {
 
 # Pinning --------------------------------------------------------------------------------------------------
 
-_PINNED = ("network", "dataset", "epoch", "init", "images", "thresholds", "attack", "mode", "epsilon", "device")
+_PINNED = (
+    "network",
+    "dataset",
+    "epoch",
+    "init",
+    "train",
+    "images",
+    "thresholds",
+    "attack",
+    "mode",
+    "epsilon",
+    "device",
+)
 
 
 def pinned_values(text: str) -> dict[str, Any]:
