@@ -165,6 +165,15 @@ def test_trajectories_are_those_that_move_most_or_those_that_are_chosen(store: S
     assert page.query_params["layers"] == "idle"
 
 
+def test_an_epoch_after_the_one_that_epsilon_is_from_is_a_caution(store: Store) -> None:
+    later = pictures.make_checkpoint(5)
+    pictures.write(store, later, layers=tuple(columns.PLACES), calibrated=False)
+    page = show()
+    [caution] = complaints(page)
+    assert "ε was calibrated on epoch 2, not on the last one that is compared" in caution
+    assert complaints(show(epochs="1,2")) == []
+
+
 # Looking into a cell --------------------------------------------------------------------------------------
 
 
@@ -218,6 +227,7 @@ def test_nothing_measured_says_what_the_view_is_and_what_brings_it(store: Store)
     text = text_of(page)
     assert "all attacked with **one ε**" in text
     assert "No epoch is measured" in text
+    assert "Begin with the last" in text
     commands = [own.value for own in page.code]
     assert commands[0] == "fss score --network squeezenet1_1 --dataset bars --epoch 0 --images 110 --thresholds 7"
     assert "epochs_heatmap" not in alts(page)

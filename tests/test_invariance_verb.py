@@ -220,6 +220,17 @@ def test_what_was_imported_is_compared_without_its_data_set(store: Store, tmp_pa
     assert version_of(store, ComparisonSpec(across="epochs", measurement=SPEC), "1", known) != version
 
 
+def test_an_epoch_after_the_one_that_epsilon_is_from_is_a_caution(store: Store, fss: Fss) -> None:
+    assert "Caution" not in fss(*EPOCHS).out
+    assert fss(*EPOCHS, "--json").json["caution"] == ""
+    later = pictures.make_checkpoint(5)
+    pictures.write(store, later, layers=tuple(columns.PLACES), calibrated=False)
+    done = fss(*EPOCHS)
+    command = "fss score --network squeezenet1_1 --dataset bars --epoch 5 --images 110 --thresholds 5"
+    assert f"ε was calibrated on epoch 2, not on the last one that is compared; `{command}` calibrates" in done.out
+    assert "Caution" not in fss(*EPOCHS, "--epochs", "1,2").out
+
+
 def test_fewer_images_are_no_column(store: Store) -> None:
     spec = ComparisonSpec(across="epochs", measurement=replace(SPEC, num_images=115), labels=("1",))
     [found] = find_candidates(store, spec)

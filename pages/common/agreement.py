@@ -234,12 +234,12 @@ def column_table(found: Invariance, candidates: Sequence[Candidate]) -> str:
     )
 
 
-def missing(candidates: Sequence[Candidate]) -> None:
+def missing(candidates: Sequence[Candidate], *, expanded: bool = False) -> None:
     """Name what is missing, with the command and the link that bring it; nothing starts by itself."""
     absent = [own for own in candidates if own.measured is None]
     if not absent:
         return
-    with st.expander(f"What is missing, and how to measure it ({len(absent)})", expanded=len(absent) < 4):
+    with st.expander(f"What is missing, and how to measure it ({len(absent)})", expanded=expanded or len(absent) < 4):
         for own in absent:
             st.page_link(
                 "app.py",
@@ -326,11 +326,11 @@ def save(found: Invariance, comparison: ComparisonSpec, candidates: Sequence[Can
         )
 
 
-def legend(found: Invariance, *, click: str) -> None:
+def legend(found: Invariance, *, click: str, by: str = "") -> None:
     """Say what letters, marks and intervals of the heatmap mean."""
     st.html(
         f'<p class="fss-quiet"><b>F</b> fragile, <b>R</b> robust, <b>A</b> antifragile: decided. <b>f r a</b>, '
         f"hatched: leaning. · not measurable, … not measured. Stays: ● the same call in all columns, else the share "
-        f"of pairs of columns that agree. Score beyond or within ±{found.spec.tolerance:g}; "
+        f"of pairs of columns that agree{by}. Score beyond or within ±{found.spec.tolerance:g}; "
         f"{found.spec.level:.0%} interval over images, this initialisation. {click}</p>"
     )
