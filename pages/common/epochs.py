@@ -197,12 +197,17 @@ def _look_into(store: Store, found: Invariance, candidates: Sequence[Candidate],
     grid = epochs_grid(found, [own])
     if layer in grid.rows:
         st.html(f'<p class="fss-quiet">{cell_words(grid, grid.rows.index(layer), 0)}</p>')
+    st.page_link("app.py", label="Open this epoch in Explore", query_params=agreement.explore_link(own))
     request = replace(chosen.request, spec=own.spec)
-    picture = _read_picture(store, request, request.key, version_of(store, request))
+    try:
+        picture = _read_picture(store, request, request.key, version_of(store, request))
+    except FssError as error:
+        # Its control, say: what is compared is sound. Explore offers to mend it.
+        st.error(plain(str(error)))
+        return
     if picture is None:
         st.caption("It vanished meanwhile; look again.")
         return
-    st.page_link("app.py", label="Open this epoch in Explore", query_params=agreement.explore_link(own))
     rows = [name for name in picture.rows if picture.responses_of(name) is not None]
     scores = score_picture(picture, chosen.score, simultaneous=chosen.simultaneous)
     explore.drilldown(store, picture, scores, chosen, rows)
