@@ -241,12 +241,13 @@ def missing(candidates: Sequence[Candidate], *, expanded: bool = False) -> None:
         return
     with st.expander(f"What is missing, and how to measure it ({len(absent)})", expanded=expanded or len(absent) < 4):
         for own in absent:
+            st.html(f'<p class="fss-quiet" style="margin: 0"><b>{escaped(own.title)}</b>: {escaped(own.reason)}</p>')
             st.page_link(
                 "app.py",
-                label=plain(f"{own.title}: {own.reason}. Open it in Explore, where Measure does it"),
+                label=plain(f"Open {own.title} in Explore, to measure it there"),
                 query_params=explore_link(own),
             )
-            st.code(own.command, language=None)
+            st.code(own.command, language=None, wrap_lines=True)
 
 
 def matrix(found: Invariance, candidates: Sequence[Candidate]) -> None:
