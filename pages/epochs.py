@@ -58,7 +58,7 @@ def show(store: Store) -> None:
     except (FssError, ValueError) as error:
         st.error(frame.plain(str(error)))
         return
-    epochs.draw(store, found, comparison, candidates, chosen)
+    epochs.draw(store, found, comparison, candidates, chosen, epsilon)
 
 
 store = frame.begin("Epochs")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from fss_core.invariance.reports import invariance_json
 from fss_core.jobs.board import Board
 from fss_core.specs import ScoreSpec
 from fss_core.store import Store
-from pages.common import agreement
+from pages.common import agreement, epochs
 
 
 @pytest.fixture
@@ -165,6 +167,15 @@ def test_trajectories_are_those_that_move_most_or_those_that_are_chosen(store: S
     assert page.query_params["layers"] == "idle"
 
 
+def test_an_epoch_after_the_one_that_epsilon_is_from_is_a_caution(store: Store) -> None:
+    later = pictures.make_checkpoint(5)
+    pictures.write(store, later, layers=tuple(columns.PLACES), calibrated=False)
+    page = show()
+    [caution] = complaints(page)
+    assert "ε was calibrated on epoch 2, not on the last one that is compared" in caution
+    assert complaints(show(epochs="1,2")) == []
+
+
 # Looking into a cell --------------------------------------------------------------------------------------
 
 
@@ -218,6 +229,7 @@ def test_nothing_measured_says_what_the_view_is_and_what_brings_it(store: Store)
     text = text_of(page)
     assert "all attacked with **one ε**" in text
     assert "No epoch is measured" in text
+    assert "Begin with the last" in text
     commands = [own.value for own in page.code]
     assert commands[0] == "fss score --network squeezenet1_1 --dataset bars --epoch 0 --images 110 --thresholds 7"
     assert "epochs_heatmap" not in alts(page)
@@ -236,6 +248,36 @@ def test_an_epoch_that_is_measured_in_part_or_damaged_is_missing_with_its_reason
     [reason] = table(page)["epoch 1"]
     assert "header" in reason or "damaged" in reason
     assert "curves" in alts(page)  # epoch 2 is shown all the same
+
+
+def test_a_control_that_is_damaged_takes_nothing_else_away(store: Store) -> None:
+    card, spec = dataset_card(columns.DATASET), pictures.request().spec
+    key = archive_of(store, spec, pictures.checkpoint_of(), card, spec.attack(columns.EPSILON)).key
+    cut(store, f"responses/{key}/layer/idle/random/0")
+    page = show()
+    assert page.error
+    assert "curves" not in alts(page)
+    assert {"epochs_heatmap", "tau_matrix", "trajectories", "profile"} <= set(alts(page))
+    assert "Open this epoch in Explore" in [label for label, _ in links(page)]
+
+
+def test_many_epochs_are_thinned_evenly_with_both_ends() -> None:
+    labels = [str(epoch) for epoch in range(101)]
+    kept = epochs.thinned(labels, 57)
+    assert (kept[0], kept[-1], len(kept)) == ("0", "100", 1000 // 57)
+    steps = {int(after) - int(before) for before, after in pairwise(kept)}
+    assert max(steps) - min(steps) <= 1
+    assert epochs.thinned(labels[:5], 57) == tuple(labels[:5])
+
+
+def test_a_view_that_was_left_while_it_played_does_not_go_on_playing(store: Store) -> None:
+    page = show()
+    page.session_state["playing"] = True
+    page.session_state["played_at"] = time.monotonic() - 60
+    page.run()
+    assert not page.exception, page.exception
+    assert not page.session_state["playing"]
+    assert page.button(key="play").label == "Play"
 
 
 def test_what_is_saved_is_what_the_core_says(store: Store) -> None:

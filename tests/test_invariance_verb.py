@@ -23,6 +23,7 @@ from fss_core.invariance.lookup import (
     epsilon_text,
     find_candidates,
     list_known,
+    same_images,
     score_command,
     shared_epsilon,
     version_of,
@@ -218,6 +219,29 @@ def test_what_was_imported_is_compared_without_its_data_set(store: Store, tmp_pa
     assert after.table.entries == before.table.entries
     known = list_known(store)
     assert version_of(store, ComparisonSpec(across="epochs", measurement=SPEC), "1", known) != version
+
+
+def test_an_epoch_after_the_one_that_epsilon_is_from_is_a_caution(store: Store, fss: Fss) -> None:
+    assert "Caution" not in fss(*EPOCHS).out
+    assert fss(*EPOCHS, "--json").json["caution"] == ""
+    later = pictures.make_checkpoint(5)
+    pictures.write(store, later, layers=tuple(columns.PLACES), calibrated=False)
+    done = fss(*EPOCHS)
+    command = "fss score --network squeezenet1_1 --dataset bars --epoch 5 --images 110 --thresholds 5"
+    assert f"ε was calibrated on epoch 2, not on the last one that is compared; `{command}` calibrates" in done.out
+    assert "Caution" not in fss(*EPOCHS, "--epochs", "1,2").out
+
+
+def test_other_images_are_no_column(store: Store) -> None:
+    found = find_candidates(store, ComparisonSpec(across="epochs", measurement=SPEC, labels=("1", "2")))
+    assert found[1].measured is not None
+    card = found[1].measured.card
+    others = replace(card, fingerprints={**card.fingerprints, "probe": "other"})
+    changed = replace(found[1], measured=replace(found[1].measured, card=others))
+    kept = same_images("epochs", (found[0], changed))
+    assert [own.measured is not None for own in kept] == [True, False]
+    assert kept[1].reason == "measured on other images of a data set of that name"
+    assert same_images("datasets", (found[0], changed)) == (found[0], changed)
 
 
 def test_fewer_images_are_no_column(store: Store) -> None:

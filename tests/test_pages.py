@@ -24,7 +24,7 @@ def _no_process(runners: list[Path]) -> None:
 
 
 def test_the_scan_sees_the_pages() -> None:
-    assert {"app.py", "pages/runs.py"} <= set(PAGES)
+    assert {"app.py", "pages/compare.py", "pages/epochs.py", "pages/runs.py"} <= set(PAGES)
     assert not any(path.startswith("pages/_") for path in PAGES)
 
 
@@ -108,10 +108,15 @@ scored.selectbox(key="filter").set_value("pulse")
 scored.slider(key="k").set_value(2)
 scored.run()
 asked = open_page("app.py", epoch="9").button(key="measure").click().run()
-found = [scored, asked, open_page("app.py", map="weights"), *(open_page(path) for path in pages)]
+by_path = {{path: open_page(path) for path in pages}}
+found = [scored, asked, open_page("app.py", map="weights"), *by_path.values()]
 print(json.dumps({{
     "wrong": [str(own.value) for page in found for own in (*page.exception, *page.error)],
     "charts": sorted(chart.key for chart in scored.get("plotly_chart")),
+    "compared": [
+        key for path in ("pages/epochs.py", "pages/compare.py") for key in
+        sorted(chart.key for chart in by_path[path].get("plotly_chart")) if "heatmap" in key or key == "tau_matrix"
+    ],
     "asked": bool(started),
     "heavy": [name for name in {HEAVY} if name in sys.modules],
 }}))
@@ -127,6 +132,7 @@ def test_the_process_of_a_page_never_loads_what_computes(known_cache: Path) -> N
     assert found == {
         "wrong": [],
         "charts": ["changed_images", "curves", "heatmap", "histogram"],
+        "compared": ["epochs_heatmap", "tau_matrix", "compare_heatmap", "tau_matrix"],
         "asked": True,
         "heavy": [],
     }

@@ -65,6 +65,10 @@ def _add_training(parser: argparse.ArgumentParser, *, required: bool = True) -> 
     group = parser.add_argument_group("which network")
     group.add_argument("--network", required=required, metavar="NAME", help=f"one of {', '.join(NETWORKS)}")
     group.add_argument("--dataset", required=required, metavar="NAME", help="a data set of `fss data list`")
+    _add_trajectory(group)
+
+
+def _add_trajectory(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--seed", type=int, default=0, help="initialisation (default 0)")
     group.add_argument("--batch-size", type=int, default=100, help="training images per step (default 100)")
     group.add_argument("--learning-rate", type=float, default=1e-3, help="of Adam (default 0.001)")
@@ -159,12 +163,7 @@ def _add_invariance(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--epochs", type=_epochs, help="with commas (epochs; default all that are measured)")
     group.add_argument("--datasets", type=_names, help="with commas (datasets; default all that are measured)")
     group.add_argument("--networks", type=_names, help="with commas (networks; default all that are measured)")
-    group.add_argument("--seed", type=int, default=0, help="initialisation (default 0)")
-    group.add_argument("--batch-size", type=int, default=100, help="training images per step (default 100)")
-    group.add_argument("--learning-rate", type=float, default=1e-3, help="of Adam (default 0.001)")
-    group.add_argument(
-        "--train-images", type=int, default=None, metavar="N", help="trained on N of the training images (default all)"
-    )
+    _add_trajectory(group)
     group.add_argument("--images", type=int, default=DEFAULT_IMAGES, help="the first n probe images (default 300)")
     group.add_argument("--thresholds", type=int, default=25, help="per layer (default 25)")
     group.add_argument("--attack", default="fgsm", help="fgsm (default), pgd, or an L∞ attack of torchattacks")
@@ -262,6 +261,13 @@ def parser() -> argparse.ArgumentParser:
         "--workers", type=int, default=None, metavar="N", help="let N worker processes do it (default: this process)"
     )
 
+    invariance = verb(
+        "invariance",
+        _verb("comparing", "invariance"),
+        "compare what is measured across epochs, data sets or networks: which layers keep their rank and their call",
+    )
+    _add_invariance(invariance)
+
     study = verb(
         "study",
         _verb("studying", "study"),
@@ -282,13 +288,6 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument(
         "--directory", type=Path, default=None, help="publish there (default: published/ in the cache directory)"
     )
-
-    invariance = verb(
-        "invariance",
-        _verb("comparing", "invariance"),
-        "compare what is measured across epochs, data sets or networks: which layers keep their rank and their call",
-    )
-    _add_invariance(invariance)
 
     train = verb("train", _verb("measuring", "train"), "train a network and save the epochs asked for")
     _add_training(train)

@@ -49,7 +49,7 @@ def _comparison(options: argparse.Namespace) -> ComparisonSpec:
 def invariance(options: argparse.Namespace) -> int:
     """Compare what is stored, and print it; nothing is measured."""
     from fss_core.invariance import measure_invariance
-    from fss_core.invariance.lookup import find_candidates
+    from fss_core.invariance.lookup import epsilon_caution, find_candidates, list_known, shared_epsilon
     from fss_core.invariance.reports import invariance_json, invariance_lines, missing_words
     from fss_core.scores import quadrature
     from fss_core.store import Store
@@ -64,7 +64,9 @@ def invariance(options: argparse.Namespace) -> int:
     )
     quadrature(options.thresholds, options.integration)
     with Store() as store:
-        candidates = find_candidates(store, comparison)
+        known = list_known(store)
+        candidates = find_candidates(store, comparison, known)
+        shared = shared_epsilon(store, comparison.measurement, known)
     missing = [own for own in candidates if own.measured is None]
     if comparison.labels and missing:
         raise StoreError(missing_words(missing))
@@ -72,10 +74,13 @@ def invariance(options: argparse.Namespace) -> int:
     if not columns:
         raise StoreError(missing_words(missing) if missing else _nothing(comparison))
     found = measure_invariance(columns, across=comparison.across, spec=score, filter=options.filter, kind=options.kind)
+    caution = ""
+    if comparison.across == "epochs":
+        caution = epsilon_caution(shared, comparison.measurement, map(int, columns))
     if options.json:
-        print_json(invariance_json(comparison, candidates, found))
+        print_json(invariance_json(comparison, candidates, found, caution))
     else:
-        print("\n".join(invariance_lines(comparison, candidates, found)))
+        print("\n".join(invariance_lines(comparison, candidates, found, caution)))
     return 0
 
 

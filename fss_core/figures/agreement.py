@@ -165,7 +165,7 @@ def tau_matrix(found: Invariance, titles: dict[str, str], *, dark: bool = False)
             if pair.tau.value is not None:
                 z[row, column_index] = pair.tau.value
                 texts[row][column_index] = _in_cell(pair.tau, number)
-    names = [plain(shorten(titles[label], 18)) for label in labels]
+    names = [f"{plain(shorten(titles[label], 18))} " for label in labels]
     side = 44 if number <= _WITH_INTERVALS else 26
     figure = empty_figure(
         dark,

@@ -120,7 +120,7 @@ def profile_figure(found: Invariance, label: str, *, dark: bool = False) -> go.F
         The figure; its axes are the same for every epoch.
     """
     colours = palette(dark)
-    figure = empty_figure(dark, height=250, margin={"l": 52, "r": 10, "t": 24, "b": 42})
+    figure = empty_figure(dark, height=250, margin={"l": 52, "r": 22, "t": 24, "b": 42})
     figure.update_layout(hovermode="closest", showlegend=False)
     rows = [row.name for row in found.table.rows]
     figure.update_xaxes(
@@ -128,6 +128,7 @@ def profile_figure(found: Invariance, label: str, *, dark: bool = False) -> go.F
         title_text="layers in network order",
         tickvals=[0, len(rows) - 1],
         ticktext=["input", "output"],
+        ticklabeloverflow="allow",
         **_RULED,
     )
     _score_axis(figure, found.table.entries, found, dark)

@@ -216,10 +216,12 @@ class SharedEpsilon:
     Attributes:
         value: in pixels on [0, 1]; ``None`` while it is not known.
         about: how it was chosen, in words.
+        epoch: on which it was calibrated; ``None`` if it was not, or that is not known.
     """
 
     value: float | None
     about: str
+    epoch: int | None = None
 
 
 def shared_epsilon(store: Store, spec: MeasurementSpec, known: Sequence[Known]) -> SharedEpsilon:
@@ -245,12 +247,32 @@ def shared_epsilon(store: Store, spec: MeasurementSpec, known: Sequence[Known]) 
         if own.epsilon in used and (own.calibrated or _calibrated(store, own.spec) == own.epsilon):
             seed = own.spec.training.seed
             of = f" of initialisation {seed}" if seed != spec.training.seed else ""
-            return SharedEpsilon(value=own.epsilon, about=f"calibrated on epoch {own.spec.epoch}{of}")
+            return SharedEpsilon(
+                value=own.epsilon, about=f"calibrated on epoch {own.spec.epoch}{of}", epoch=own.spec.epoch
+            )
     if not mine:
         return SharedEpsilon(value=None, about="not calibrated yet")
     counts = Counter(own.epsilon for own in mine)
     value = max(counts, key=lambda epsilon: (counts[epsilon], epsilon))
     return SharedEpsilon(value=value, about="at which most is measured")
+
+
+def epsilon_caution(shared: SharedEpsilon, spec: MeasurementSpec, epochs: Iterable[int]) -> str:
+    """Say that ε should come from a later epoch; empty if it does not matter.
+
+    Args:
+        shared: of :func:`shared_epsilon`.
+        spec: of any epoch.
+        epochs: those that are compared.
+    """
+    last = max(epochs, default=0)
+    if shared.epoch is None or last <= shared.epoch:
+        return ""
+    command = score_command(replace(spec, epoch=last, epsilon=None))
+    return (
+        f"ε was calibrated on epoch {shared.epoch}, not on the last one that is compared; `{command}` calibrates it on "
+        f"epoch {last}, and all epochs are then asked for at that ε"
+    )
 
 
 def _calibrated(store: Store, spec: MeasurementSpec) -> float | None:

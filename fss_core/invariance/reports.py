@@ -93,8 +93,10 @@ def missing_words(missing: Sequence[Candidate]) -> str:
     return text
 
 
-def invariance_lines(comparison: ComparisonSpec, candidates: Sequence[Candidate], found: Invariance) -> list[str]:
-    """Write a comparison as lines of text."""
+def invariance_lines(
+    comparison: ComparisonSpec, candidates: Sequence[Candidate], found: Invariance, caution: str = ""
+) -> list[str]:
+    """Write a comparison as lines of text; ``caution`` is one more thing that a reader must know first."""
     there = [own for own in candidates if own.measured is not None]
     noun = ROW_NOUNS[comparison.across]
     training = comparison.measurement.training
@@ -106,7 +108,7 @@ def invariance_lines(comparison: ComparisonSpec, candidates: Sequence[Candidate]
         *columns([COLUMN_HEADS, *(column_words(own, found) for own in there)]),
     ]
     lines += [f"Not compared: {missing_words([own])}." for own in candidates if own.measured is None]
-    lines += [f"Caution: {caution}." for caution in found.cautions]
+    lines += [f"Caution: {text}." for text in (caution, *found.cautions) if text]
     lines += ["", "Scores, with intervals", *_table(there, found)]
     lines += ["", f"Do two columns rank the {noun} alike? Kendall's τ-b"]
     titles = {own.label: own.title for own in there}
@@ -154,8 +156,10 @@ def legend(found: Invariance) -> list[str]:
     return [*textwrap.wrap(REFERENCES[found.spec.reference], 120), *textwrap.wrap(text, 120)]
 
 
-def invariance_json(comparison: ComparisonSpec, candidates: Sequence[Candidate], found: Invariance) -> dict[str, Any]:
-    """Put a comparison into plain JSON types."""
+def invariance_json(
+    comparison: ComparisonSpec, candidates: Sequence[Candidate], found: Invariance, caution: str = ""
+) -> dict[str, Any]:
+    """Put a comparison into plain JSON types; ``caution`` as for :func:`invariance_lines`."""
     return {
         "comparison": asdict(comparison),
         "columns": [
@@ -174,6 +178,7 @@ def invariance_json(comparison: ComparisonSpec, candidates: Sequence[Candidate],
             }
             for own in candidates
         ],
+        "caution": caution,
         "groups": asdict(group_rows(found)),
         "invariance": asdict(found),
     }

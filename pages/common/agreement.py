@@ -234,19 +234,20 @@ def column_table(found: Invariance, candidates: Sequence[Candidate]) -> str:
     )
 
 
-def missing(candidates: Sequence[Candidate]) -> None:
+def missing(candidates: Sequence[Candidate], *, expanded: bool = False) -> None:
     """Name what is missing, with the command and the link that bring it; nothing starts by itself."""
     absent = [own for own in candidates if own.measured is None]
     if not absent:
         return
-    with st.expander(f"What is missing, and how to measure it ({len(absent)})", expanded=len(absent) < 4):
+    with st.expander(f"What is missing, and how to measure it ({len(absent)})", expanded=expanded or len(absent) < 4):
         for own in absent:
+            st.html(f'<p class="fss-quiet" style="margin: 0"><b>{escaped(own.title)}</b>: {escaped(own.reason)}</p>')
             st.page_link(
                 "app.py",
-                label=plain(f"{own.title}: {own.reason}. Open it in Explore, where Measure does it"),
+                label=plain(f"Open {own.title} in Explore, to measure it there"),
                 query_params=explore_link(own),
             )
-            st.code(own.command, language=None)
+            st.code(own.command, language=None, wrap_lines=True)
 
 
 def matrix(found: Invariance, candidates: Sequence[Candidate]) -> None:
@@ -326,11 +327,11 @@ def save(found: Invariance, comparison: ComparisonSpec, candidates: Sequence[Can
         )
 
 
-def legend(found: Invariance, *, click: str) -> None:
+def legend(found: Invariance, *, click: str, by: str = "") -> None:
     """Say what letters, marks and intervals of the heatmap mean."""
     st.html(
         f'<p class="fss-quiet"><b>F</b> fragile, <b>R</b> robust, <b>A</b> antifragile: decided. <b>f r a</b>, '
         f"hatched: leaning. · not measurable, … not measured. Stays: ● the same call in all columns, else the share "
-        f"of pairs of columns that agree. Score beyond or within ±{found.spec.tolerance:g}; "
+        f"of pairs of columns that agree{by}. Score beyond or within ±{found.spec.tolerance:g}; "
         f"{found.spec.level:.0%} interval over images, this initialisation. {click}</p>"
     )

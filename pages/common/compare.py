@@ -189,7 +189,7 @@ def nothing_measured(candidates: Sequence[Candidate]) -> None:
     st.info(
         "Nothing of this is measured with the settings of the side bar. **Measure**, there, brings this view's own."
     )
-    agreement.missing(candidates)
+    agreement.missing(candidates, expanded=True)
 
 
 def nothing_pinned() -> None:
@@ -253,9 +253,8 @@ def _heatmap(found: Invariance, tables: Mapping[str, ScoreTable], there: Sequenc
         config=figures.CLICK_CONFIG,
         alt=figures.agreement_heatmap_alt(grid),
     )
-    agreement.legend(
-        found, click=f"That is judged by {agreement.FILTERS[found.filter].lower()}. Click a cell to read it below."
-    )
+    name = agreement.FILTERS[found.filter].lower()
+    agreement.legend(found, click="Click a cell to read it below.", by=f" (by {name})")
     downloads.figure_button(figure, "compare", "Scores side by side")
     _look_into(found, grid, there)
 

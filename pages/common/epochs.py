@@ -14,7 +14,7 @@ from fss_core.explore import Picture, find_picture, score_picture, version_of
 from fss_core.invariance import Invariance
 from fss_core.invariance.grids import cell_words, epochs_grid
 from fss_core.invariance.groups import rows_that_move
-from fss_core.invariance.lookup import Candidate, ComparisonSpec, Known, known_labels
+from fss_core.invariance.lookup import Candidate, ComparisonSpec, Known, SharedEpsilon, epsilon_caution, known_labels
 from fss_core.jobs.requests import MeasureRequest
 from fss_core.specs import LARGEST_EPOCH, FssError, MeasurementSpec
 from fss_core.store import Store
@@ -109,15 +109,26 @@ def thinned(labels: Sequence[str], num_layers: int) -> tuple[str, ...]:
 def nothing_measured(candidates: Sequence[Candidate]) -> None:
     """Say what the view is, and what brings its first epoch."""
     st.markdown(WHAT_IT_IS)
-    st.info("No epoch is measured with the settings of the side bar. **Measure**, there, brings the epoch named there.")
-    agreement.missing(candidates)
+    st.info(
+        "No epoch is measured with the settings of the side bar. **Measure**, there, brings the epoch named there. "
+        "Begin with the last: its ε serves all."
+    )
+    agreement.missing(candidates, expanded=True)
 
 
 def draw(
-    store: Store, found: Invariance, comparison: ComparisonSpec, candidates: Sequence[Candidate], chosen: Choices
+    store: Store,
+    found: Invariance,
+    comparison: ComparisonSpec,
+    candidates: Sequence[Candidate],
+    chosen: Choices,
+    epsilon: SharedEpsilon,
 ) -> None:
     """Draw everything."""
     agreement.tiles(found, candidates)
+    there = [int(own.label) for own in candidates if own.measured is not None]
+    if caution := epsilon_caution(epsilon, comparison.measurement, there):
+        st.warning(f"Caution: {plain(caution)}.")
     agreement.missing(candidates)
     with st.container(key="explore_columns"):
         left, right = st.columns([1, 1], gap="medium")
@@ -186,12 +197,17 @@ def _look_into(store: Store, found: Invariance, candidates: Sequence[Candidate],
     grid = epochs_grid(found, [own])
     if layer in grid.rows:
         st.html(f'<p class="fss-quiet">{cell_words(grid, grid.rows.index(layer), 0)}</p>')
+    st.page_link("app.py", label="Open this epoch in Explore", query_params=agreement.explore_link(own))
     request = replace(chosen.request, spec=own.spec)
-    picture = _read_picture(store, request, request.key, version_of(store, request))
+    try:
+        picture = _read_picture(store, request, request.key, version_of(store, request))
+    except FssError as error:
+        # Its control, say: what is compared is sound. Explore offers to mend it.
+        st.error(plain(str(error)))
+        return
     if picture is None:
         st.caption("It vanished meanwhile; look again.")
         return
-    st.page_link("app.py", label="Open this epoch in Explore", query_params=agreement.explore_link(own))
     rows = [name for name in picture.rows if picture.responses_of(name) is not None]
     scores = score_picture(picture, chosen.score, simultaneous=chosen.simultaneous)
     explore.drilldown(store, picture, scores, chosen, rows)

@@ -55,8 +55,8 @@ def heading(request: MeasureRequest, *, across: str = "") -> None:
     title = known_datasets().get(training.dataset, training.dataset)
     network = NETWORKS.get(training.network, training.network)
     subset = f", {training.subset}" if training.subset else ""
-    where = across or f"epoch {request.spec.epoch}"
-    st.title(f"{plain(network)} on {plain(title)}, {where}{subset}", anchor=False)
+    what = across or f"epoch {request.spec.epoch}"
+    st.title(f"{plain(network)} on {plain(title)}, {what}{subset}", anchor=False)
     if problem := links.problem():
         left, right = st.columns([6, 1], vertical_alignment="center")
         left.warning(f"This link asks for what is not here: {plain(problem)}. What it does not say right is as usual.")
