@@ -478,8 +478,8 @@ def same_images(across: Across, candidates: Sequence[Candidate]) -> tuple[Candid
 def epsilon_text(epsilon: float) -> str:
     """Write ε so that it is read back as the same number: as k/255 where that can be.
 
-    >>> epsilon_text(2 / 255), epsilon_text(0.123)
-    ('2/255', '0.123')
+    >>> epsilon_text(2 / 255), epsilon_text(0.1234567)
+    ('2/255', '0.1234567')
     """
     for digits in (3, 6, 17):
         text = f"{epsilon * 255:.{digits}g}"
