@@ -10,13 +10,13 @@ import streamlit as st
 
 from fss_core import figures
 from fss_core.checkpoints import available_epochs
-from fss_core.explore import Picture, find_picture, score_picture, version_of
+from fss_core.explore import Picture, PictureScores, find_picture, score_picture, version_of
 from fss_core.invariance import Invariance
 from fss_core.invariance.grids import cell_words, epochs_grid
 from fss_core.invariance.groups import rows_that_move
 from fss_core.invariance.lookup import Candidate, ComparisonSpec, Known, SharedEpsilon, epsilon_caution, known_labels
 from fss_core.jobs.requests import MeasureRequest
-from fss_core.specs import LARGEST_EPOCH, FssError, MeasurementSpec
+from fss_core.specs import LARGEST_EPOCH, FssError, MeasurementSpec, ScoreSpec
 from fss_core.store import Store
 from pages.common import agreement, downloads, explore
 from pages.common.choices import Choices
@@ -180,6 +180,12 @@ def _read_picture(_store: Store, _request: MeasureRequest, key: str, version: ob
     return find_picture(_store, _request)
 
 
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _score(_picture: Picture, key: str, version: object, score: ScoreSpec, simultaneous: bool) -> PictureScores:
+    """Score a picture once for all viewers: here it stays while other things are chosen."""
+    return score_picture(_picture, score, simultaneous=simultaneous)
+
+
 def _look_into(store: Store, found: Invariance, candidates: Sequence[Candidate], chosen: Choices) -> None:
     epoch = st.session_state["epoch"]
     own = next((own for own in candidates if own.label == str(epoch)), None)
@@ -200,7 +206,8 @@ def _look_into(store: Store, found: Invariance, candidates: Sequence[Candidate],
     st.page_link("app.py", label="Open this epoch in Explore", query_params=agreement.explore_link(own))
     request = replace(chosen.request, spec=own.spec)
     try:
-        picture = _read_picture(store, request, request.key, version_of(store, request))
+        version = version_of(store, request)
+        picture = _read_picture(store, request, request.key, version)
     except FssError as error:
         # Its control, say: what is compared is sound. Explore offers to mend it.
         st.error(plain(str(error)))
@@ -209,7 +216,7 @@ def _look_into(store: Store, found: Invariance, candidates: Sequence[Candidate],
         st.caption("It vanished meanwhile; look again.")
         return
     rows = [name for name in picture.rows if picture.responses_of(name) is not None]
-    scores = score_picture(picture, chosen.score, simultaneous=chosen.simultaneous)
+    scores = _score(picture, request.key, version, chosen.score, chosen.simultaneous)
     explore.drilldown(store, picture, scores, chosen, rows)
 
 
