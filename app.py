@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from fss_core.explore import Picture, find_picture, score_picture, version_of
+from fss_core.explore import Picture, PictureScores, find_picture, score_picture, version_of
 from fss_core.jobs.requests import MeasureRequest
-from fss_core.specs import FssError, StoreError
+from fss_core.specs import FssError, ScoreSpec, StoreError
 from fss_core.store import Store
 from pages.common import choices, explore, frame, links, progress, sidebar
 
@@ -17,6 +17,14 @@ PARAMS = choices.PARAMS | explore.PARAMS
 def read_picture(_store: Store, _request: MeasureRequest, key: str, version: tuple[object, ...]) -> Picture | None:
     """Read a picture once for all viewers, until there is more of it."""
     return find_picture(_store, _request)
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def read_scores(
+    _picture: Picture, key: str, version: tuple[object, ...], spec: ScoreSpec, simultaneous: bool
+) -> PictureScores:
+    """Score a picture once for all viewers; looking into another cell of it needs no new scores."""
+    return score_picture(_picture, spec, simultaneous=simultaneous)
 
 
 def show(store: Store) -> None:
@@ -36,7 +44,8 @@ def show(store: Store) -> None:
     sidebar.draw_scoring()
     progress.strip(store, request, run, plan)
     try:
-        picture = read_picture(store, request, request.key, version_of(store, request))
+        version = version_of(store, request)
+        picture = read_picture(store, request, request.key, version)
     except StoreError as error:
         explore.unreadable(store, request, str(error))
         return
@@ -47,7 +56,7 @@ def show(store: Store) -> None:
         explore.nothing_measured(store, request, plan, measuring=progress.is_open(run))
         return
     try:
-        scores = score_picture(picture, chosen.score, simultaneous=chosen.simultaneous)
+        scores = read_scores(picture, request.key, version, chosen.score, chosen.simultaneous)
     except ValueError as error:
         st.error(frame.plain(str(error)))
         return

@@ -62,39 +62,47 @@ def images_figure(
     figure.update_layout(showlegend=False, hovermode=False)
     figure.update_xaxes(visible=False, range=[0, _WIDTH], scaleanchor="y", constrain="domain", constraintoward="left")
     figure.update_yaxes(visible=False, range=[num_rows * height, 0], constrain="domain", constraintoward="top")
+    texts, images = [], []  # added one by one they would be checked again and again
     for number, title in enumerate(versions):
         for column in range(min(len(clean), per_row)):
-            figure.add_annotation(
-                text=title,
-                x=column * width + number * (_SIDE + _GAP),
-                y=0,
-                font={"size": 11, "color": colours.muted},
-                **(_CORNER | {"yanchor": "bottom"}),
+            texts.append(
+                _CORNER
+                | {
+                    "text": title,
+                    "x": column * width + number * (_SIDE + _GAP),
+                    "y": 0,
+                    "font": {"size": 11, "color": colours.muted},
+                    "yanchor": "bottom",
+                }
             )
     for index, caption in enumerate(captions):
         top, left = (index // per_row) * height, (index % per_row) * width
         for column, pixels in enumerate(versions.values()):
-            figure.add_layout_image(
-                source=_png(pixels[index]),
-                x=left + column * (_SIDE + _GAP),
-                y=top,
-                xref="x",
-                yref="y",
-                sizex=_SIDE,
-                sizey=_SIDE,
-                xanchor="left",
-                yanchor="top",
-                sizing="contain",
+            images.append(
+                {
+                    "source": _png(pixels[index]),
+                    "x": left + column * (_SIDE + _GAP),
+                    "y": top,
+                    "xref": "x",
+                    "yref": "y",
+                    "sizex": _SIDE,
+                    "sizey": _SIDE,
+                    "xanchor": "left",
+                    "yanchor": "top",
+                    "sizing": "contain",
+                }
             )
         lines = [plain(shorten(line, 36)) for line in caption.split("\n")]
-        figure.add_annotation(
-            text="<br>".join([f"<b>{lines[0]}</b>", *lines[1:]]),
-            x=left,
-            y=top + _SIDE + 2,
-            font={"size": 11, "color": colours.ink},
-            **_CORNER,
+        texts.append(
+            _CORNER
+            | {
+                "text": "<br>".join([f"<b>{lines[0]}</b>", *lines[1:]]),
+                "x": left,
+                "y": top + _SIDE + 2,
+                "font": {"size": 11, "color": colours.ink},
+            }
         )
-    return figure
+    return figure.update_layout(annotations=texts, images=images)
 
 
 def images_alt(changed: ChangedImages) -> str:
