@@ -222,7 +222,7 @@ class Explore:
 
         def is_settled() -> bool:
             self.pause(0.1)
-            return running.count() == 0 and self.quiet_seconds > 0.4
+            return running.count() == 0 and self.quiet_seconds > 0.8
 
         wait_for(is_settled, 60, "the server has answered")
 

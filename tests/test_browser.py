@@ -123,6 +123,7 @@ def measured(look: Look) -> None:
     """See that REQUEST is measured; what a test before this one measured is not measured again."""
     view = look()
     view.open(VIEW)
+    wait_for(lambda: view.offer, 60, "the side bar is drawn")
     if not view.offer.startswith("Measured"):
         measure(view)
 

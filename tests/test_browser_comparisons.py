@@ -72,12 +72,12 @@ def test_a_click_on_a_cell_shows_that_layer_at_that_epoch(look: Look, width: int
     view.settle()
     assert address(view) | {"epoch": "1", "layer": "helps", "filter": "mean"} == address(view)
     assert view.box("Layer").input_value() == "helps"
+    wait_for(lambda: "helps" in "".join(view.figure_names(".st-key-curves")), 30, "its curves are drawn")
     [name] = view.figure_names(".st-key-curves")
-    assert "helps" in name
     other = look("epochs", width=width, dark=dark)
     other.open(view.address)
     assert other.box("Layer").input_value() == "helps"
-    assert other.figure_names(".st-key-curves") == [name]
+    wait_for(lambda: other.figure_names(".st-key-curves") == [name], 30, "the copy shows the same curves")
     assert view.complaints == other.complaints == []
 
 
@@ -87,7 +87,7 @@ def test_epochs_play_to_the_end_and_then_nothing_moves(look: Look) -> None:
     def shown() -> str:
         return " ".join(view.figure_names(".st-key-profile"))
 
-    assert "at epoch 1:" in shown()
+    wait_for(lambda: "at epoch 1:" in shown(), 30, "the epoch of the address is shown")
     view.press("Play")
     wait_for(lambda: "at epoch 2:" in shown(), 30, "the next epoch is shown")
     wait_for(lambda: view.page.get_by_role("button", name="Play", exact=True).count() == 1, 30, "it stops by itself")
