@@ -18,7 +18,7 @@ from fss_core.flow import Measured, Origin, archive_of, find_epsilon, find_measu
 from fss_core.imports import imported, published
 from fss_core.jobs.requests import MeasureRequest
 from fss_core.responses import Responses
-from fss_core.scores import Scores, score_responses
+from fss_core.scores import Scores, relabel, score_responses
 from fss_core.specs import (
     CONTROL_FILTER,
     GLOBAL_LAYER,
@@ -238,6 +238,11 @@ class PictureScores:
     def all(self) -> list[Scores]:
         """Both."""
         return [self.layers, *([self.whole] if self.whole is not None else [])]
+
+    def relabel(self, tolerance: float) -> PictureScores:
+        """Call everything anew; see :func:`fss_core.scores.relabel`."""
+        whole = None if self.whole is None else relabel(self.whole, tolerance)
+        return PictureScores(layers=relabel(self.layers, tolerance), whole=whole)
 
 
 def score_picture(picture: Picture, spec: ScoreSpec, *, simultaneous: bool = False) -> PictureScores:

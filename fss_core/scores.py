@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -290,24 +290,61 @@ def _score_layer(
                 continue
             parts = curve_parts(curves, name, kind)
             value, error, (low, high) = estimate_parts(parts, level)
-            call = call_of(value, spec.tolerance)
-            decided = call_of(low, spec.tolerance) == call == call_of(high, spec.tolerance)
-            beyond = None
-            if call == "antifragile" and CONTROL_FILTER in names and name != CONTROL_FILTER:
+            above_control = None
+            if value > spec.tolerance and CONTROL_FILTER in names and name != CONTROL_FILTER:
                 control = [(-sign, curve) for sign, curve in curve_parts(curves, CONTROL_FILTER, kind)]
-                beyond = estimate_parts(parts + control, level)[2][0] > 0
-            yield Score(
+                above_control = estimate_parts(parts + control, level)[2][0] > 0
+            estimate = Score(
                 **about,  # type: ignore[arg-type]
                 score=value,
                 low=low,
                 high=high,
                 standard_error=error,
-                call=call,
-                certainty="decided" if decided else "leaning",
+                call=None,
+                certainty="leaning",
                 reason="",
-                num_images_to_decide=None if decided else _to_decide(value, low, high, spec.tolerance, num_images),
-                beyond_chance=beyond,
+                beyond_chance=above_control,
             )
+            yield _labelled(estimate, spec.tolerance)
+
+
+def _labelled(score: Score, tolerance: float) -> Score:
+    """Call a score by its value and its interval; what was found beside the control stays with an antifragile one."""
+    if score.score is None or score.low is None or score.high is None:
+        return score
+    call = call_of(score.score, tolerance)
+    decided = call_of(score.low, tolerance) == call == call_of(score.high, tolerance)
+    return replace(
+        score,
+        call=call,
+        certainty="decided" if decided else "leaning",
+        num_images_to_decide=None
+        if decided
+        else _to_decide(score.score, score.low, score.high, tolerance, score.num_images),
+        beyond_chance=score.beyond_chance if call == "antifragile" else None,
+    )
+
+
+def relabel(scores: Scores, tolerance: float) -> Scores:
+    """Call every score anew at a larger tolerance; values and intervals do not depend on it.
+
+    Args:
+        scores: at a tolerance that is at most as large; at 0, any tolerance can follow.
+        tolerance: η.
+
+    Returns:
+        The same as :func:`score_responses` at ``tolerance``.
+
+    Raises:
+        ValueError: the tolerance is smaller: then what was antifragile first is not known beside the control.
+    """
+    if tolerance < scores.spec.tolerance:
+        raise ValueError(f"tolerance must be at least that of the scores, {scores.spec.tolerance:g}, got {tolerance:g}")
+    return replace(
+        scores,
+        spec=replace(scores.spec, tolerance=tolerance),
+        rows=tuple(_labelled(row, tolerance) for row in scores.rows),
+    )
 
 
 def curve_parts(curves: dict[tuple[str, Kind], Curve], name: str, kind: Kind) -> list[tuple[int, Curve]]:

@@ -14,19 +14,14 @@ PARAMS = choices.PARAMS | compare.PARAMS
 
 def show(store: Store) -> None:
     """Draw the page for what is chosen."""
-    sidebar.draw()
-    try:
-        chosen = choices.read_choices()
-    except ValueError as error:
-        sidebar.draw_scoring()
-        st.title("Compare", anchor=False)
-        st.error(frame.plain(str(error)))
+    side = sidebar.draw("Compare")
+    if side is None:
         return
+    chosen, place = side
     explore.heading(chosen.request)
     request = chosen.request
     run = progress.find_run(store, request)
-    plan = progress.offer(store, request, run)
-    sidebar.draw_scoring()
+    plan = progress.offer(store, request, run, place)
     progress.strip(store, request, run, plan)
     known = list_known(store)
     way = compare.way_control(request.spec)

@@ -17,14 +17,10 @@ PARAMS = choices.PARAMS | epochs.PARAMS
 def show(store: Store) -> None:
     """Draw the page for what is chosen."""
     epochs.follow_player()
-    sidebar.draw()
-    try:
-        chosen = choices.read_choices()
-    except ValueError as error:
-        sidebar.draw_scoring()
-        st.title("Epochs", anchor=False)
-        st.error(frame.plain(str(error)))
+    side = sidebar.draw("Epochs")
+    if side is None:
         return
+    chosen, place = side
     explore.heading(chosen.request, across="across epochs")
     known = list_known(store)
     spec = chosen.request.spec
@@ -33,8 +29,7 @@ def show(store: Store) -> None:
         chosen.request if epsilon.value is None else replace(chosen.request, spec=replace(spec, epsilon=epsilon.value))
     )
     run = progress.find_run(store, request)
-    plan = progress.offer(store, request, run)
-    sidebar.draw_scoring()
+    plan = progress.offer(store, request, run, place)
     progress.strip(store, request, run, plan)
     comparison = epochs.comparison_of(spec)
     offered = epochs.offered_epochs(comparison, known)

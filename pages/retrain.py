@@ -28,20 +28,15 @@ def read_checkpoints(_store: Store, _request: RetrainRequest, key: str, version:
 
 def show(store: Store) -> None:
     """Draw the page for what is chosen."""
-    sidebar.draw()
-    place = st.sidebar.container()
-    sidebar.draw_scoring()
-    try:
-        chosen = choices.read_choices()
-    except ValueError as error:
-        st.title("Retrain", anchor=False)
-        st.error(frame.plain(str(error)))
+    side = sidebar.draw("Retrain")
+    if side is None:
         return
+    chosen, place = side
     explore.heading(chosen.request)
     retrain_choices.draw()
     request = retrain_choices.read_request(chosen)
     run = progress.find_run(store, request)
-    plan = progress.offer(store, request, run, retrain.VERB, place=place)
+    plan = progress.offer(store, request, run, place, retrain.VERB)
     progress.strip(store, request, run, plan, retrain.VERB, retrain.version_of)
     try:
         version = retrain.version_of(store, request)

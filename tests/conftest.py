@@ -1,6 +1,7 @@
 """What all tests share: a cache of their own, and real data where there are some."""
 
 import os
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 import pytest
+from commands import fss as fss
 from picture_fixtures import columns_store as columns_store
 from picture_fixtures import columns_template as columns_template
 from picture_fixtures import empty_cache as empty_cache
@@ -17,6 +19,8 @@ from picture_fixtures import known_store as known_store
 from picture_fixtures import known_template as known_template
 from picture_fixtures import runners as runners
 from PIL import Image
+
+from fss_core.store import Store
 
 GIVEN_DATA_DIR = os.environ.get("FSS_DATA_DIR")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -32,6 +36,21 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("FSS_CACHE_DIR", str(path))
         patch.delenv("FSS_DATA_DIR", raising=False)
         yield path
+
+
+@pytest.fixture
+def cache(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the cache that a module makes as its ``template``, for this test alone."""
+    shutil.copytree(template, tmp_path / "cache")
+    monkeypatch.setenv("FSS_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def store(cache: Path) -> Iterator[Store]:
+    """The store in it."""
+    with Store() as store:
+        yield store
 
 
 @pytest.fixture(scope="session")

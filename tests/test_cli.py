@@ -6,17 +6,16 @@ import json
 import os
 import pickle
 import re
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import bars
 import pytest
+from commands import Fss, refused
 
 from fss_core.cli import main
 from fss_core.cli.arguments import epsilon as epsilon_of
@@ -37,25 +36,6 @@ UNTRAINABLE = ["score", *BUILT_IN, "--images", "60"]
 NUMBER = r"[+-]\d\.\d{3}"
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        def refuse(constant: str) -> None:
-            raise AssertionError(f"{constant} is not JSON")
-
-        return json.loads(self.out, parse_constant=refuse)
-
-
-Fss = Callable[..., Done]
-
-
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache in which 110 images were measured, with the control, at a calibrated ε."""
@@ -68,45 +48,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cache(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, for this test alone."""
-    shutil.copytree(template, tmp_path / "cache")
-    monkeypatch.setenv("FSS_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FSS_CACHE_DIR", str(tmp_path / "empty"))
     return tmp_path / "empty"
-
-
-@pytest.fixture
-def fss(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Fss]:
-    monkeypatch.delenv("FSS_TRACEBACK", raising=False)
-
-    def run(*arguments: object) -> Done:
-        capsys.readouterr()
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = int(str(stop.code))
-        captured = capsys.readouterr()
-        return Done(code, captured.out, captured.err)
-
-    return run  # type: ignore[return-value]
-
-
-def refused(done: Done, code: int) -> str:
-    """The one line of a refusal."""
-    assert done.code == code, done
-    assert done.out == ""
-    lines = done.err.splitlines()
-    assert len(lines) == 1, done.err
-    assert lines[0].startswith("fss")
-    assert "Traceback" not in done.err
-    assert "unexpected" not in done.err
-    return lines[0]
 
 
 # score and show -------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -61,19 +60,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FSS_CACHE_DIR", str(root))
         return bars.make_cache(root)
-
-
-@pytest.fixture
-def cache(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(template, tmp_path / "cache")
-    monkeypatch.setenv("FSS_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def store(cache: Path) -> Iterator[Store]:
-    with Store() as store:
-        yield store
 
 
 @pytest.fixture

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import columns
 import pictures
 import pytest
+from commands import Fss, refused
 
-from fss_core.cli import main
 from fss_core.explore import find_picture, portable
 from fss_core.exports import export_zip
 from fss_core.imports import import_zip
@@ -32,56 +30,16 @@ from fss_core.scores import score_responses
 from fss_core.specs import ScoreSpec
 from fss_core.store import Store
 
+pytestmark = pytest.mark.usefixtures("store")
+
 ASKED = ["--images", "110", "--thresholds", "5"]
 EPOCHS = ["invariance", "epochs", "--network", columns.NETWORK, "--dataset", columns.DATASET, *ASKED]
 SPEC = pictures.request().spec
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        def refuse(constant: str) -> None:
-            raise AssertionError(f"{constant} is not JSON")
-
-        return json.loads(self.out, parse_constant=refuse)
-
-
-Fss = Callable[..., Done]
-
-
 @pytest.fixture
 def store(columns_store: Store) -> Store:
     return columns_store
-
-
-@pytest.fixture
-def fss(store: Store, capsys: pytest.CaptureFixture[str]) -> Fss:
-    def run(*arguments: object) -> Done:
-        capsys.readouterr()
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = int(str(stop.code))
-        captured = capsys.readouterr()
-        return Done(code, captured.out, captured.err)
-
-    return run
-
-
-def refused(done: Done, code: int) -> str:
-    """The one line of a refusal."""
-    assert done.code == code, done
-    assert done.out == ""
-    [line] = done.err.splitlines()
-    assert "unexpected" not in line
-    return line
 
 
 def responses(store: Store, across: Any = "epochs") -> dict[str, Any]:

@@ -73,12 +73,6 @@ def cache(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tmp_path / "cache"
 
 
-@pytest.fixture
-def store(cache: Path) -> Iterator[Store]:
-    with Store() as store:
-        yield store
-
-
 def names(store: Store, request: MeasureRequest = REQUEST) -> list[str]:
     return [task.name for task in plan_measurement(store, request, MACHINE).tasks]
 

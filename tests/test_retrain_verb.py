@@ -10,16 +10,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lanes
 import pytest
 from bars import environment
+from commands import Fss, refused
 
 from fss_core import data
-from fss_core.cli import main
 from fss_core.flow import Flow, Progress
 from fss_core.jobs import here, service
 from fss_core.jobs.board import Board, Task
@@ -43,23 +43,13 @@ SPEC = RetrainingSpec(
 REQUEST = RetrainRequest(spec=SPEC, factory=lanes.FACTORY)
 MACHINE = Machine(cores=2, workers=2)
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 RETRAIN: list[object] = [
     *("retrain", "--network", lanes.NETWORK, "--dataset", lanes.DATASET, "--epoch", lanes.EPOCH, "--budget", 2),
     *("--rules", ",".join(RULES), "--factory", lanes.FACTORY, "--images", 120, "--thresholds", 5),
     *("--epsilon", 0.04, "--tolerance", 0.2, "--filter", "pulse"),
 ]
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-Fss = Callable[..., Done]
 
 
 @pytest.fixture(scope="module")
@@ -74,40 +64,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(template, tmp_path / "cache")
     monkeypatch.setenv("FSS_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.delenv("FSS_TRACEBACK", raising=False)
     data.load_dataset(lanes.DATASET)  # decoded, so that plans know its sizes
     return tmp_path / "cache"
-
-
-@pytest.fixture
-def store(cache: Path) -> Iterator[Store]:
-    with Store() as store:
-        yield store
-
-
-@pytest.fixture
-def fss(cache: Path, capsys: pytest.CaptureFixture[str]) -> Fss:
-    def run(*arguments: object) -> Done:
-        capsys.readouterr()
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = int(str(stop.code))
-        captured = capsys.readouterr()
-        return Done(code, captured.out, captured.err)
-
-    return run
-
-
-def refused(done: Done, code: int) -> str:
-    """The one line of a refusal, after whatever bars were drawn."""
-    assert done.code == code, done
-    assert done.out == ""
-    assert "Traceback" not in done.err
-    assert "unexpected" not in done.err
-    lines = [line for line in done.err.splitlines() if line.startswith("fss")]
-    assert len(lines) == 1, done.err
-    return lines[0]
 
 
 def without(*options: str) -> list[object]:
@@ -223,12 +181,12 @@ def test_a_rule_that_chooses_nothing_is_a_result(fss: Fss) -> None:
 def test_what_cannot_be_is_refused_in_one_line(fss: Fss, change: list[object], code: int, reason: str) -> None:
     option = str(change[0])
     command = [*without(option, *(["--factory"] if option == "--network" else [])), *change]
-    assert reason in refused(fss(*command), code)
+    assert reason in refused(fss(*command), code, after_bars=True)
 
 
 def test_probe_and_report_that_overlap_are_refused_before_anything_is_measured(fss: Fss, tmp_path: Path) -> None:
     data.register_folder(lanes.DATASET, lanes.make_folder(tmp_path / "copies", copies=30))
-    assert "probe and report of lanes overlap" in refused(fss(*RETRAIN), 1)
+    assert "probe and report of lanes overlap" in refused(fss(*RETRAIN), 1, after_bars=True)
     with Store() as store:
         assert store.count("responses/") == 0
         [run] = Board(store).runs()

@@ -71,19 +71,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return lanes.make_cache(root)
 
 
-@pytest.fixture
-def cache(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(template, tmp_path / "cache")
-    monkeypatch.setenv("FSS_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def store(cache: Path) -> Iterator[Store]:
-    with Store() as store:
-        yield store
-
-
 def run(store: Store, spec: RetrainingSpec = SPEC, **options: Any) -> Retraining:
     return retrain(spec, store=store, factory=lanes.make_network, **options)
 

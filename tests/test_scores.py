@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fss_core import scores
 from fss_core.responses import LayerFacts, LayerResponse, Predictions, Responses
-from fss_core.scores import KINDS, Score, Scores, quadrature, score_responses
+from fss_core.scores import KINDS, Score, Scores, quadrature, relabel, score_responses
 from fss_core.specs import SYNAPTIC_FILTERS, AttackSpec, Filter, NotMeasurableError, ResponseSpec, filter_rows
 
 Right = npt.NDArray[np.bool_]
@@ -504,6 +504,33 @@ def test_a_score_on_the_edge_is_never_decided(p: float, tolerance: float) -> Non
     assert row.certainty == "leaning"
     assert row.num_images_to_decide is None
     found.to_dataframe()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("tolerance", [0.0, 0.01, 0.05, 0.3])
+def test_another_tolerance_only_labels_anew(seed: int, tolerance: float) -> None:
+    filters: tuple[Filter, ...] = (*SYNAPTIC_FILTERS, "random")
+    rows = [row.filter for row in filter_rows(filters, 3)]
+    rng = np.random.default_rng(seed)
+    kept_right = [[0.3 if row == "random" else 0.6 for row in rows], [0.5 if row == "random" else 0.53 for row in rows]]
+    responses = make_responses(
+        *(rng.random((2, 2, len(rows), 5, 120)) < np.array(kept_right)[:, :, None, None]),
+        rng.random((2, 120)) < 0.5,
+        kept=np.tile(np.linspace(100, 0, 5, dtype=int), (len(rows), 1)),
+        filters=filters,
+        labels=rng.integers(0, 10, 120),
+    )
+    settings: dict[str, Any] = {"normalise": "p0", "level": 0.9, "simultaneous": True, "beside": 7}
+    untolerant = score_responses(responses, tolerance=0, **settings)
+    assert {row.beyond_chance for row in untolerant.rows} == {None, False, True}
+    assert relabel(untolerant, tolerance) == score_responses(responses, tolerance=tolerance, **settings)
+
+
+def test_a_smaller_tolerance_needs_the_responses() -> None:
+    found = score_responses(random_responses(0), tolerance=0.1)
+    assert relabel(found, 0.1) == found
+    with pytest.raises(ValueError, match=r"tolerance must be at least that of the scores, 0.1, got 0.05"):
+        relabel(found, 0.05)
 
 
 @pytest.mark.parametrize("seed", range(4))

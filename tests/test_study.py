@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from fss_core.jobs.rates import Machine
 from fss_core.retraining import RULES, find_retrained
 from fss_core.retraining import pictures as retraining_pictures
 from fss_core.retraining.published import find_published, read_retraining, write_retraining
-from fss_core.specs import DataError, ScoreSpec, StoreError, UnknownNameError, to_json
+from fss_core.specs import NETWORKS, DataError, ScoreSpec, StoreError, UnknownNameError, to_json
 from fss_core.store import Store
 from fss_core.study import publishing, running
 from fss_core.study.cells import Cell
@@ -88,19 +88,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"squeezenet1_1/{grids.DATASET}#2": "published",
         }
     return root
-
-
-@pytest.fixture
-def cache(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(template, tmp_path / "cache")
-    monkeypatch.setenv("FSS_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def store(cache: Path) -> Iterator[Store]:
-    with Store() as store:
-        yield store
 
 
 @pytest.fixture
@@ -231,6 +218,26 @@ def test_what_is_too_large_to_be_committed_is_not_written(
     assert not list(cache.glob(".again-*"))
     manifest = run_study(store, grids.PRESET, cache / "again")
     assert "what was measured is kept" in manifest.cells[1].reason
+
+
+def test_a_cell_that_cannot_be_put_in_place_leaves_the_one_before(
+    store: Store, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = cell_directory(cache / "published", grids.NAME, grids.CELL)
+    before = read_cell(path)
+    rename = Path.rename
+
+    def refuse(own: Path, target: Path) -> Path:
+        if target == path and not own.name.endswith("-before"):
+            raise OSError(28, "No space left on device")
+        return rename(own, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        with pytest.raises(StoreError, match=r"cannot be written \(No space left on device\)"):
+            publish(store, grids.CELL, cache / "published", study=grids.NAME, seconds={})
+    assert read_cell(path) == before
+    assert not list(cache.glob(".published-*"))
 
 
 # Shown where nothing else is ------------------------------------------------------------------------------
@@ -376,6 +383,7 @@ def test_presets_are_what_they_promise() -> None:
     assert len(find_preset("notebook").cells) == 5
     for name in PRESETS:
         cells = find_preset(name).cells
+        assert {cell.network for cell in cells} <= NETWORKS.keys()
         assert len({cell.folder for cell in cells}) == len({cell.key for cell in cells}) == len(cells)
     with pytest.raises(UnknownNameError, match="no study 'big'; choose from demo, laptop, paper, notebook"):
         find_preset("big")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from fss_core.cli.naming import measurement_spec, score_spec
 from fss_core.cli.printing import print_json
-from fss_core.specs import MeasurementSpec, ResponseSpec, ScoreSpec, StoreError, TrainingSpec
+from fss_core.specs import StoreError
 
 if TYPE_CHECKING:
     from fss_core.invariance.lookup import ComparisonSpec
@@ -25,25 +26,8 @@ def _comparison(options: argparse.Namespace) -> ComparisonSpec:
     for name in ({"network", "dataset", "epoch"} - {*_FIXED[across]}) | ({*_LISTS} - {across}):
         if getattr(options, name) is not None:
             raise ValueError(f"fss invariance {across} takes no --{name}; did you mean --{across}?")
-    measurement = MeasurementSpec(
-        training=TrainingSpec(
-            network=options.network or "",
-            dataset=options.dataset or "",
-            seed=options.seed,
-            batch_size=options.batch_size,
-            learning_rate=options.learning_rate,
-            num_train=options.train_images,
-        ),
-        epoch=options.epoch or 0,
-        num_images=options.images,
-        attack_kind=options.attack,
-        attack_mode=options.attack_mode,
-        epsilon=options.epsilon,
-        response=ResponseSpec(num_thresholds=options.thresholds),
-        device=options.device,
-    )
     labels = tuple(dict.fromkeys(map(str, getattr(options, across) or ())))
-    return ComparisonSpec(across=across, measurement=measurement, labels=labels)
+    return ComparisonSpec(across=across, measurement=measurement_spec(options), labels=labels)
 
 
 def invariance(options: argparse.Namespace) -> int:
@@ -54,14 +38,7 @@ def invariance(options: argparse.Namespace) -> int:
     from fss_core.scores import quadrature
     from fss_core.store import Store
 
-    comparison = _comparison(options)
-    score = ScoreSpec(
-        reference=options.reference,
-        normalise=options.normalise,
-        integration=options.integration,
-        tolerance=options.tolerance,
-        level=options.level,
-    )
+    comparison, score = _comparison(options), score_spec(options)
     quadrature(options.thresholds, options.integration)
     with Store() as store:
         known = list_known(store)

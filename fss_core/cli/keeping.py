@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from fss_core.cli.measuring import factory_of
+from fss_core.cli.naming import factory_of
 from fss_core.cli.printing import print_json
 
 

@@ -7,18 +7,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from fss_core.cli.naming import factory_of, measurement_spec, score_spec, training_spec
 from fss_core.cli.printing import bars, print_json
-from fss_core.specs import (
-    CONTROL_FILTER,
-    DEFAULT_IMAGES,
-    NETWORKS,
-    MeasurementSpec,
-    ResponseSpec,
-    ScoreSpec,
-    StoreError,
-    TrainingSpec,
-    choose,
-)
+from fss_core.specs import CONTROL_FILTER, NETWORKS, MeasurementSpec, ResponseSpec, StoreError, choose
 
 if TYPE_CHECKING:
     from fss_core.exports import Format
@@ -28,58 +19,20 @@ if TYPE_CHECKING:
     from fss_core.store import Store
 
 
-def training_spec(options: argparse.Namespace) -> TrainingSpec:
-    """Read which trajectory is named."""
-    return TrainingSpec(
-        network=options.network,
-        dataset=options.dataset,
-        seed=options.seed,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        num_train=options.train_images,
-    )
-
-
 def _measurement_spec(options: argparse.Namespace) -> MeasurementSpec:
-    from fss_core.data import dataset_card
-
     filters = options.filters
     if options.control and CONTROL_FILTER not in filters:
         filters = (*filters, CONTROL_FILTER)
-    num_images = options.images
-    if num_images is None:
-        num_images = min(DEFAULT_IMAGES, dataset_card(options.dataset).split_sizes["probe"])
-    return MeasurementSpec(
-        training=training_spec(options),
-        epoch=options.epoch,
-        num_images=num_images,
-        attack_kind=options.attack,
-        attack_mode=options.attack_mode,
-        epsilon=options.epsilon,
-        response=ResponseSpec(
-            filters=filters,
-            num_thresholds=options.thresholds,
-            scope=options.scope,
-            engine=options.engine,
-        ),
-        device=options.device,
+    response = ResponseSpec(
+        filters=filters, num_thresholds=options.thresholds, scope=options.scope, engine=options.engine
     )
-
-
-def _score_spec(options: argparse.Namespace) -> ScoreSpec:
-    return ScoreSpec(
-        reference=options.reference,
-        normalise=options.normalise,
-        integration=options.integration,
-        tolerance=options.tolerance,
-        level=options.level,
-    )
+    return measurement_spec(options, response)
 
 
 def _scored(measured: Measured, options: argparse.Namespace) -> Scores:
     from fss_core.scores import score_responses
 
-    own = asdict(_score_spec(options))
+    own = asdict(score_spec(options))
     return score_responses(measured.responses, **own, simultaneous=options.simultaneous, strict=options.strict)
 
 
@@ -100,15 +53,6 @@ def _print_measured(measured: Measured, options: argparse.Namespace) -> int:
     return 0
 
 
-def factory_of(options: argparse.Namespace) -> Callable[..., Any] | None:
-    """Find the function that builds a network of the user's own, if one is named."""
-    if options.factory is None:
-        return None
-    from fss_core.checkpoints import resolve_factory
-
-    return resolve_factory(options.factory)
-
-
 def score(options: argparse.Namespace) -> int:
     """Measure what is missing, in this process or by workers, and print the scores."""
     from fss_core.flow import find_measured
@@ -120,7 +64,7 @@ def score(options: argparse.Namespace) -> int:
     if factory is None:
         choose(options.network, NETWORKS, what="network")
     spec = _measurement_spec(options)
-    quadrature(spec.response.num_thresholds, _score_spec(options).integration)  # refuse it now, not after measuring
+    quadrature(spec.response.num_thresholds, score_spec(options).integration)  # refuse it now, not after measuring
     request = MeasureRequest(
         spec=spec, layers=None if options.layers is None else tuple(options.layers), factory=options.factory
     )

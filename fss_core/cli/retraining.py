@@ -5,54 +5,25 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from fss_core.cli.measuring import factory_of, training_spec
+from fss_core.cli.naming import factory_of, measurement_spec, score_spec
 from fss_core.cli.printing import bars, print_json
-from fss_core.specs import (
-    DEFAULT_IMAGES,
-    NETWORKS,
-    MeasurementSpec,
-    ResponseSpec,
-    ScoreSpec,
-    StoreError,
-    choose,
-)
+from fss_core.specs import NETWORKS, StoreError, choose
 
 if TYPE_CHECKING:
     from fss_core.jobs.retraining_plans import RetrainRequest
 
 
 def _request(options: argparse.Namespace) -> RetrainRequest:
-    from fss_core.data import dataset_card
     from fss_core.jobs.retraining_plans import LARGEST_NUM_SEEDS, RetrainRequest
     from fss_core.retraining import RULES, RetrainingSpec
 
     if not 1 <= options.seeds <= LARGEST_NUM_SEEDS:
         raise ValueError(f"--seeds must be at least 1 and at most {LARGEST_NUM_SEEDS}, got {options.seeds}")
-    num_images = options.images
-    if num_images is None:
-        num_images = min(DEFAULT_IMAGES, dataset_card(options.dataset).split_sizes["probe"])
-    measurement = MeasurementSpec(
-        training=training_spec(options),
-        epoch=options.epoch,
-        num_images=num_images,
-        attack_kind=options.attack,
-        attack_mode=options.attack_mode,
-        epsilon=options.epsilon,
-        response=ResponseSpec(num_thresholds=options.thresholds),
-        device=options.device,
-    )
-    score = ScoreSpec(
-        reference=options.reference,
-        normalise=options.normalise,
-        integration=options.integration,
-        tolerance=options.tolerance,
-        level=options.level,
-    )
     spec = RetrainingSpec(
-        measurement=measurement,
+        measurement=measurement_spec(options),
         budget=options.budget,
         rules=tuple(options.rules or RULES),
-        score=score,
+        score=score_spec(options),
         kind=options.kind,
         filter=options.filter,
         leaning=options.leaning,

@@ -113,6 +113,8 @@ def publish(store: Store, cell: Cell, directory: Path, *, study: str, seconds: d
     except OSError as error:
         raise StoreError(f"{target} cannot be written ({error.strerror}); choose another --directory") from error
     finally:
+        if before.exists() and not target.exists():
+            before.rename(target)  # the new one could not be put in its place
         for left in (unfinished, before):
             shutil.rmtree(left, ignore_errors=True)
     return record

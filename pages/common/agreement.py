@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable, Sequence
 
 import streamlit as st
+from plotly.graph_objects import Figure
 
 from fss_core import figures
 from fss_core.invariance import Across, Invariance, ScoreTable, Statistic, measure_invariance, tabulate_scores
+from fss_core.invariance.grids import AgreementGrid, GridColumn
 from fss_core.invariance.groups import GROUP_WORDS, group_rows
 from fss_core.invariance.lookup import (
     Candidate,
@@ -325,6 +327,29 @@ def save(found: Invariance, comparison: ComparisonSpec, candidates: Sequence[Can
             key="save_invariance",
             on_click="ignore",
         )
+
+
+def heatmap(grid: AgreementGrid, key: str, look_into: Callable[[str, GridColumn], None]) -> Figure:
+    """Draw the heatmap; a click on a cell calls ``look_into`` with its row and its column."""
+    figure = figures.agreement_heatmap(grid, dark=is_dark())
+
+    def choose_cell() -> None:
+        points = st.session_state[key]["selection"]["points"]
+        if points:
+            row, column = figures.place_of_point(points[0]["point_index"], grid)
+            look_into(grid.rows[row], grid.columns[column])
+
+    st.plotly_chart(
+        figure,
+        key=key,
+        on_select=choose_cell,
+        selection_mode="points",
+        theme=None,
+        width="stretch",
+        config=figures.CLICK_CONFIG,
+        alt=figures.agreement_heatmap_alt(grid),
+    )
+    return figure
 
 
 def legend(found: Invariance, *, click: str, by: str = "") -> None:

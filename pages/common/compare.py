@@ -11,12 +11,12 @@ import streamlit as st
 
 from fss_core import figures
 from fss_core.invariance import Across, Invariance, ScoreTable
-from fss_core.invariance.grids import cell_words, comparison_grid
+from fss_core.invariance.grids import GridColumn, cell_words, comparison_grid
 from fss_core.invariance.lookup import Candidate, ComparisonSpec, Known, epsilon_text, known_labels
 from fss_core.specs import MeasurementSpec
 from pages.common import agreement, choices, downloads, known
 from pages.common.choices import known_datasets, known_networks, measurement_of
-from pages.common.frame import is_dark, plain
+from pages.common.frame import plain
 from pages.common.links import Param
 
 WAYS = {"datasets": "One network, data sets", "networks": "One data set, networks", "pinned": "Pinned view, this view"}
@@ -234,25 +234,11 @@ def _heatmap(found: Invariance, tables: Mapping[str, ScoreTable], there: Sequenc
         grid = comparison_grid(tables, shown, found)
     if len(shown) < len(there):
         st.caption(f"{len(shown)} of {len(there)} are drawn; choose others above. Agreement is that of all.")
-    figure = figures.agreement_heatmap(grid, dark=is_dark())
 
-    def choose_cell() -> None:
-        points = st.session_state["compare_heatmap"]["selection"]["points"]
-        if points:
-            row, column = figures.place_of_point(points[0]["point_index"], grid)
-            own = grid.columns[column]
-            st.session_state.update(row=grid.rows[row], column=own.label, score_filter=own.filter)
+    def look_into(row: str, column: GridColumn) -> None:
+        st.session_state.update(row=row, column=column.label, score_filter=column.filter)
 
-    st.plotly_chart(
-        figure,
-        key="compare_heatmap",
-        on_select=choose_cell,
-        selection_mode="points",
-        theme=None,
-        width="stretch",
-        config=figures.CLICK_CONFIG,
-        alt=figures.agreement_heatmap_alt(grid),
-    )
+    figure = agreement.heatmap(grid, "compare_heatmap", look_into)
     name = agreement.FILTERS[found.filter].lower()
     agreement.legend(found, click="Click a cell to read it below.", by=f" (by {name})")
     downloads.figure_button(figure, "compare", "Scores side by side")

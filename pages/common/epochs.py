@@ -10,13 +10,12 @@ import streamlit as st
 
 from fss_core import figures
 from fss_core.checkpoints import available_epochs
-from fss_core.explore import Picture, PictureScores, find_picture, score_picture, version_of
+from fss_core.explore import version_of
 from fss_core.invariance import Invariance
-from fss_core.invariance.grids import cell_words, epochs_grid
+from fss_core.invariance.grids import GridColumn, cell_words, epochs_grid
 from fss_core.invariance.groups import rows_that_move
 from fss_core.invariance.lookup import Candidate, ComparisonSpec, Known, SharedEpsilon, epsilon_caution, known_labels
-from fss_core.jobs.requests import MeasureRequest
-from fss_core.specs import LARGEST_EPOCH, FssError, MeasurementSpec, ScoreSpec
+from fss_core.specs import LARGEST_EPOCH, FssError, MeasurementSpec
 from fss_core.store import Store
 from pages.common import agreement, downloads, explore
 from pages.common.choices import Choices
@@ -150,40 +149,15 @@ def draw(
 
 def _heatmap(found: Invariance, candidates: Sequence[Candidate]) -> None:
     grid = epochs_grid(found, candidates)
-    figure = figures.agreement_heatmap(grid, dark=is_dark())
 
-    def choose_cell() -> None:
-        points = st.session_state["epochs_heatmap"]["selection"]["points"]
-        if points:
-            row, column = figures.place_of_point(points[0]["point_index"], grid)
-            own = grid.columns[column]
-            st.session_state.update(
-                layer=grid.rows[row], epoch=int(own.label), filter=own.filter, kind=found.kind, playing=False
-            )
+    def look_into(row: str, column: GridColumn) -> None:
+        st.session_state.update(
+            layer=row, epoch=int(column.label), filter=column.filter, kind=found.kind, playing=False
+        )
 
-    st.plotly_chart(
-        figure,
-        key="epochs_heatmap",
-        on_select=choose_cell,
-        selection_mode="points",
-        theme=None,
-        width="stretch",
-        config=figures.CLICK_CONFIG,
-        alt=figures.agreement_heatmap_alt(grid),
-    )
+    figure = agreement.heatmap(grid, "epochs_heatmap", look_into)
     agreement.legend(found, click="Click a cell to look into that layer at that epoch.")
     downloads.figure_button(figure, "epochs", "Scores by layer and epoch")
-
-
-@st.cache_resource(max_entries=8, show_spinner=False)
-def _read_picture(_store: Store, _request: MeasureRequest, key: str, version: object) -> Picture | None:
-    return find_picture(_store, _request)
-
-
-@st.cache_resource(max_entries=16, show_spinner=False)
-def _score(_picture: Picture, key: str, version: object, score: ScoreSpec, simultaneous: bool) -> PictureScores:
-    """Score a picture once for all viewers: here it stays while other things are chosen."""
-    return score_picture(_picture, score, simultaneous=simultaneous)
 
 
 def _look_into(store: Store, found: Invariance, candidates: Sequence[Candidate], chosen: Choices) -> None:
@@ -207,7 +181,7 @@ def _look_into(store: Store, found: Invariance, candidates: Sequence[Candidate],
     request = replace(chosen.request, spec=own.spec)
     try:
         version = version_of(store, request)
-        picture = _read_picture(store, request, request.key, version)
+        picture = explore.read_picture(store, request, request.key, version)
     except FssError as error:
         # Its control, say: what is compared is sound. Explore offers to mend it.
         st.error(plain(str(error)))
@@ -216,7 +190,7 @@ def _look_into(store: Store, found: Invariance, candidates: Sequence[Candidate],
         st.caption("It vanished meanwhile; look again.")
         return
     rows = [name for name in picture.rows if picture.responses_of(name) is not None]
-    scores = _score(picture, request.key, version, chosen.score, chosen.simultaneous)
+    scores = explore.read_scores(picture, request.key, version, chosen)
     explore.drilldown(store, picture, scores, chosen, rows)
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import streamlit as st
 
 from fss_core import figures, summaries
-from fss_core.explore import Picture, PictureScores, forget_damaged, probe_images
+from fss_core.explore import Picture, PictureScores, find_picture, forget_damaged, probe_images, score_picture
 from fss_core.jobs import service
 from fss_core.jobs.plans import Plan
 from fss_core.jobs.requests import MeasureRequest
 from fss_core.scores import KINDS, Kind
-from fss_core.specs import CONTROL_FILTER, GLOBAL_LAYER, LARGEST_NUM_THRESHOLDS, NETWORKS, FssError
+from fss_core.specs import CONTROL_FILTER, GLOBAL_LAYER, LARGEST_NUM_THRESHOLDS, NETWORKS, FssError, ScoreSpec
 from fss_core.store import Store
 from pages.common import downloads, known, links, tiles
 from pages.common.choices import Choices, known_datasets
@@ -61,6 +62,32 @@ def heading(request: MeasureRequest, *, across: str = "") -> None:
         left, right = st.columns([6, 1], vertical_alignment="center")
         left.warning(f"This link asks for what is not here: {plain(problem)}. What it does not say right is as usual.")
         right.button("Dismiss", key="dismiss", on_click=links.dismiss_problem)
+
+
+# Reading --------------------------------------------------------------------------------------------------
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def read_picture(_store: Store, _request: MeasureRequest, key: str, version: tuple[object, ...]) -> Picture | None:
+    """Read a picture once for all viewers, until there is more of it."""
+    return find_picture(_store, _request)
+
+
+def read_scores(picture: Picture, key: str, version: tuple[object, ...], chosen: Choices) -> PictureScores:
+    """Score a picture once for all viewers; another tolerance, or another cell to look into, computes nothing anew.
+
+    Raises:
+        ValueError: the settings do not fit the number of thresholds.
+    """
+    untolerant = replace(chosen.score, tolerance=0.0)
+    return _scores(picture, key, version, untolerant, chosen.simultaneous).relabel(chosen.score.tolerance)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _scores(
+    _picture: Picture, key: str, version: tuple[object, ...], spec: ScoreSpec, simultaneous: bool
+) -> PictureScores:
+    return score_picture(_picture, spec, simultaneous=simultaneous)
 
 
 # Without a picture ----------------------------------------------------------------------------------------

@@ -54,22 +54,20 @@ def is_open(run: Run | None) -> bool:
     return run is not None and run.state in OPEN_STATES
 
 
-def offer(
-    store: Store, request: Request, run: Run | None, verb: Verb = _MEASURE, *, place: DeltaGenerator | None = None
-) -> Plan | None:
+def offer(store: Store, request: Request, run: Run | None, place: DeltaGenerator, verb: Verb = _MEASURE) -> Plan | None:
     """Draw the button that does what is missing, with the time it will take.
 
     Args:
         store: where results are.
         request: what is looked at.
         run: of the request, if it was asked for.
+        place: where to draw.
         verb: what to call it.
-        place: where to draw; the side bar by default.
 
     Returns:
         What is left; ``None`` while it is being measured, or where it cannot be.
     """
-    with (place or st.sidebar).container(key="offer"):
+    with place.container(key="offer"):
         if is_open(run):
             st.button(f"{verb.doing} …", disabled=True, width="stretch", key="measure")
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from fss_core.data import dataset_state
 from fss_core.jobs.pool import num_gpus
@@ -17,8 +18,10 @@ from pages.common.choices import (
     NORMALISATIONS,
     REFERENCES,
     THRESHOLDS,
+    Choices,
     known_datasets,
     known_networks,
+    read_choices,
 )
 from pages.common.frame import plain
 
@@ -43,8 +46,27 @@ _HELP = {
 }
 
 
-def draw() -> None:
-    """Draw the controls; what they say is read by ``choices.read_choices``."""
+def draw(title: str) -> tuple[Choices, DeltaGenerator] | None:
+    """Draw the controls and read them.
+
+    Args:
+        title: of the page, for want of a better one where they say what cannot be.
+
+    Returns:
+        What is chosen, and the place for the offer to do it; ``None`` if it cannot be, which the page then says.
+    """
+    _draw_measuring()
+    place = st.sidebar.container()
+    _draw_scoring()
+    try:
+        return read_choices(), place
+    except ValueError as error:
+        st.title(title, anchor=False)
+        st.error(plain(str(error)))
+        return None
+
+
+def _draw_measuring() -> None:
     datasets, networks = known_datasets(), known_networks()
     with st.sidebar:
         _choose("Network", "network", networks)
@@ -68,8 +90,7 @@ def draw() -> None:
             st.selectbox("Device", ["cpu", "cuda"], key="device")
 
 
-def draw_scoring() -> None:
-    """Draw how results are scored: these controls re-label what is stored, at once."""
+def _draw_scoring() -> None:
     with st.sidebar:
         st.markdown("**Scoring** · re-labels at once")
         st.slider("Tolerance η", 0.0, 0.3, step=0.005, format="%.3f", key="tolerance", help=_HELP["tolerance"])
