@@ -171,13 +171,14 @@ class Cell:
 
 _CELLS = """plot => {
     const {xaxis, yaxis} = plot._fullLayout, text = html => html.replace(/<br>.*/s, "").replace(/<[^>]*>/g, "");
-    const scored = plot._fullData.find(trace => trace.name === "cells" && trace.customdata);
+    const scored = new Set(plot._fullData.filter(trace => trace.name === "cells" && trace.customdata)
+        .flatMap(trace => Array.from(trace.x, (x, index) => `${x} ${trace.y[index]}`)));
     return Array.from(yaxis.tickvals).flatMap((row, i) => Array.from(xaxis.tickvals).map((column, j) => ({
         layer: text(yaxis.ticktext[i]).split(", ")[0],
         column: text(xaxis.ticktext[j]),
         x: xaxis._offset + xaxis.d2p(column),
         y: yaxis._offset + yaxis.d2p(row),
-        has_score: Boolean(scored) && Number.isFinite(scored.x[i * xaxis.tickvals.length + j]),
+        has_score: scored.has(`${column} ${row}`),
     })));
 }"""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_figures import EVIL, click_targets, letters_by_place, sent, texts, traces
+from test_figures import EVIL, click_targets, letters_by_place, sent, strokes, texts, traces
 from test_invariance import compare, exact, noisy
 
 from fss_core import figures
@@ -53,15 +53,15 @@ def make_grid(columns: dict[str, Responses | None]) -> AgreementGrid:
 # The heatmap ----------------------------------------------------------------------------------------------
 
 
-def test_every_cell_has_its_letter_its_marker_and_its_colour() -> None:
+def test_every_cell_has_its_colour_and_its_letter_to_click() -> None:
     columns = epochs() | {"40": None}
     found, grid = compared(columns), make_grid(columns)
     figure = figures.agreement_heatmap(grid)
-    letters, markers = letters_by_place(figure), click_targets(figure)
+    letters, targets = letters_by_place(figure), click_targets(figure)
     by_row = entries_by_row(found.table)
-    assert len(markers) == 6 * 4
-    for index, place in markers.items():
-        row, column = figures.place_of_point(index, grid)
+    assert len(targets) == 6 * 4
+    for place in targets:
+        row, column = figures.place_of_point(place, grid)
         if grid.columns[column].label == "40":
             assert letters[place] == "…"
         else:
@@ -71,8 +71,7 @@ def test_every_cell_has_its_letter_its_marker_and_its_colour() -> None:
     scores = [own.score for own in found.table.entries]
     assert cells.z[np.isfinite(cells.z)].tolist() == pytest.approx(scores, abs=1e-6)
     hatched = sum(own.certainty == "leaning" for own in found.table.entries)
-    [strokes] = [trace for trace in traces(figure, "scatter") if trace.marker.symbol == "line-ne"]
-    assert len(strokes.x) == 2 * hatched > 0
+    assert len(strokes(figure)) == 2 * hatched > 0
 
 
 def test_beside_each_row_stands_whether_its_call_stays() -> None:
@@ -116,8 +115,8 @@ def test_too_many_cells_are_refused() -> None:
     many = replace(grid, rows=grid.rows * 60, cells=grid.cells * 60)
     with pytest.raises(ValueError, match="at most 1000 cells, got 360 × 3; choose fewer columns"):
         figures.agreement_heatmap(many)
-    with pytest.raises(ValueError, match="no cell 18 in a grid of 6 × 3"):
-        figures.place_of_point(18, grid)
+    with pytest.raises(ValueError, match=r"no cell at \(60, 0\) in a grid of 6 × 3"):
+        figures.place_of_point((60, 0), grid)
 
 
 def test_names_of_strangers_do_not_become_markup() -> None:

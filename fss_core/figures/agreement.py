@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import plotly.graph_objects as go
 
-from fss_core.figures.cells import CELL, EDGE, GAP, cell_traces, click_targets
+from fss_core.figures.cells import CELL, EDGE, GAP, cell_at, draw_cells
 from fss_core.figures.grids import MOST_CELLS
 from fss_core.figures.heat import ROW_HEIGHT, left_margin, pale_ground, readable_on, row_names, words
 from fss_core.figures.style import empty_figure, palette, plain, shorten, small
@@ -40,9 +41,7 @@ def agreement_heatmap(grid: AgreementGrid, *, dark: bool = False) -> go.Figure:
             f"a heatmap must have at most {MOST_CELLS} cells, got {num_rows} × {num_columns}; choose fewer columns"
         )
     colours = palette(dark)
-    group_of = np.repeat(np.arange(len(grid.groups)), [width for _, width in grid.groups])
-    x = CELL * np.arange(num_columns) + GAP * group_of
-    y = CELL * np.arange(num_rows)
+    x, y = _centres(grid)
     right = max(int(x[-1]) - EDGE, _FEWEST * CELL)
     figure = empty_figure(
         dark,
@@ -60,16 +59,15 @@ def agreement_heatmap(grid: AgreementGrid, *, dark: bool = False) -> go.Figure:
     figure.update_yaxes(range=[y[-1] - EDGE, EDGE], tickvals=y, ticktext=grid.row_texts, ticks="", showticklabels=False)
     there = np.array([own.is_there for own in grid.columns])
     headings = np.array([plain(shorten(own.heading, 10)) for own in grid.columns])
+    draw_cells(figure, grid, x, y, colours, grid.normalise)
     figure.add_traces(
         [
-            *cell_traces(grid, x, y, colours, grid.normalise),
             words(np.full(num_rows, EDGE), y, row_names(grid.rows), colours.ink, position="middle left"),
             *(
                 words(x[own], np.full(int(own.sum()), EDGE), headings[own].tolist(), ink, position="top center")
                 for own, ink in ((there, colours.ink), (~there, colours.muted))
                 if own.any()
             ),
-            *click_targets(grid, x, y),
         ]
     )
     if any(grid.marks):
@@ -96,20 +94,23 @@ def agreement_heatmap(grid: AgreementGrid, *, dark: bool = False) -> go.Figure:
     return figure
 
 
-def place_of_point(point_index: int, grid: AgreementGrid) -> tuple[int, int]:
+def _centres(grid: AgreementGrid) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Place the cells: groups of columns apart."""
+    group_of = np.repeat(np.arange(len(grid.groups)), [width for _, width in grid.groups])
+    return CELL * np.arange(len(grid.columns)) + GAP * group_of, CELL * np.arange(len(grid.rows))
+
+
+def place_of_point(place: tuple[float, float], grid: AgreementGrid) -> tuple[int, int]:
     """Say which row and column a click on the heatmap met.
 
     Args:
-        point_index: as Plotly reports it.
+        place: x and y of the point, as Plotly reports them.
         grid: what was drawn.
 
     Raises:
         ValueError: there is no such cell.
     """
-    row, column = divmod(point_index, len(grid.columns))
-    if not 0 <= row < len(grid.rows):
-        raise ValueError(f"no cell {point_index} in a grid of {len(grid.rows)} × {len(grid.columns)}")
-    return row, column
+    return cell_at(place, *_centres(grid))
 
 
 def agreement_heatmap_alt(grid: AgreementGrid) -> str:

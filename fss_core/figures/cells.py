@@ -1,4 +1,4 @@
-"""What both heatmaps of scores share: cells with a colour, a call letter, hatching, and a marker to click."""
+"""What both heatmaps of scores share: cells with a colour, hatching, and a call letter to click."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from fss_core.figures.heat import ROW_HEIGHT, heat, readable, words
+from fss_core.figures.heat import heat, readable
 from fss_core.figures.style import Palette, small
 from fss_core.specs import Normalise
 
-CELL, GAP, _STROKE = 20, 7, 6
-"""Width of a cell, of a gap (between groups of columns, before the whole network), and distance of a hatching stroke
-from the letter: whole numbers, since those are sent in half the bytes."""
+CELL, GAP = 20, 7
+"""Width of a cell, and of a gap (between groups of columns, before the whole network): whole numbers, since those are
+sent in half the bytes."""
 
 EDGE = -CELL // 2
-_HATCH_OPACITY = 0.35
+_STROKES = ((-9, 5, -3, -5), (3, 5, 9, -5))
+"""Hatching, from a cell's centre: where a stroke on either side of the letter begins and ends, x and y."""
 
 
 class Cell(Protocol):
@@ -53,26 +54,53 @@ class Cells(Protocol):
         """The calls as letters."""
 
 
-def cell_traces(
-    cells: Cells, x: npt.NDArray[np.int64], y: npt.NDArray[np.int64], colours: Palette, normalise: Normalise
-) -> list[Any]:
-    """Draw cells: colours, letters that can be read on them, hatching of those that lean.
+def draw_cells(
+    figure: go.Figure,
+    cells: Cells,
+    x: npt.NDArray[np.int64],
+    y: npt.NDArray[np.int64],
+    colours: Palette,
+    normalise: Normalise,
+) -> None:
+    """Draw cells: colours, hatching of those that lean, letters that can be read on them, hovered over and clicked.
+
+    The letter is the one thing that is drawn of every cell by itself, since that takes a browser most of its time: all
+    hatching is one line, and what a click meets is the letter.
 
     Args:
+        figure: where to.
         cells: R × C.
         x: (C,), centres of the columns, in units of which a cell has ``CELL``.
         y: (R,), centres of the rows.
         colours: of the design.
         normalise: the unit of the scores.
+    """
+    figure.add_traces([_coloured(cells, x, y, colours, normalise), *_letters(cells, x, y, colours)])
+    leaning = np.argwhere(np.array([[cell.is_leaning for cell in row] for row in cells.cells], dtype=bool))
+    if len(leaning):
+        places = [(x[column], y[row], stroke) for row, column in leaning for stroke in _STROKES]
+        path = "".join(f"M{a + own[0]},{b + own[1]}L{a + own[2]},{b + own[3]}" for a, b, own in places)
+        figure.add_shape(type="path", path=path, opacity=0.35, line={"width": 1, "color": colours.ink})
+
+
+def cell_at(place: tuple[float, float], x: npt.NDArray[np.int64], y: npt.NDArray[np.int64]) -> tuple[int, int]:
+    """Say which cell a click met.
+
+    Args:
+        place: x and y of the point that was clicked.
+        x: (C,), centres of the columns.
+        y: (R,), centres of the rows.
 
     Returns:
-        The traces.
+        Row and column.
+
+    Raises:
+        ValueError: there is no cell.
     """
-    return [
-        _coloured(cells, x, y, colours, normalise),
-        *_letters(cells, x, y, colours),
-        _hatching(cells, x, y, colours),
-    ]
+    found = np.flatnonzero(y == place[1]), np.flatnonzero(x == place[0])
+    if not (found[0].size and found[1].size):
+        raise ValueError(f"no cell at {place} in a grid of {len(y)} × {len(x)}")
+    return int(found[0][0]), int(found[1][0])
 
 
 def _coloured(
@@ -98,59 +126,26 @@ def _edges(centres: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.N
 
 
 def _letters(cells: Cells, x: npt.NDArray[np.int64], y: npt.NDArray[np.int64], colours: Palette) -> list[go.Scatter]:
-    """The letters, one trace for each colour that can be read on the cells below."""
+    """The letters: one trace for each colour that can be read on the cells below, one for cells without numbers."""
     inks, letters = readable(cells.values, colours), np.array(cells.letters)
+    have = np.isfinite(cells.values)
     traces = []
-    for ink in np.unique(inks).tolist():
-        rows, columns = np.nonzero(inks == ink)
-        traces.append(words(x[columns], y[rows], letters[rows, columns].tolist(), ink))
-    return traces
-
-
-def _hatching(cells: Cells, x: npt.NDArray[np.int64], y: npt.NDArray[np.int64], colours: Palette) -> go.Scatter:
-    """A stroke on either side of the letter of a leaning cell."""
-    rows, columns = np.nonzero(np.array([[cell.is_leaning for cell in row] for row in cells.cells], dtype=bool))
-    return go.Scatter(
-        x=small(np.concatenate([x[columns] - _STROKE, x[columns] + _STROKE])),
-        y=small(np.tile(y[rows], 2)),
-        mode="markers",
-        marker={
-            "symbol": "line-ne",
-            "size": ROW_HEIGHT - 9,
-            "opacity": _HATCH_OPACITY,
-            "line": {"width": 1, "color": colours.ink},
-        },
-        unselected={"marker": {"opacity": _HATCH_OPACITY}},
-        hoverinfo="skip",
-    )
-
-
-def click_targets(cells: Cells, x: npt.NDArray[np.int64], y: npt.NDArray[np.int64]) -> list[go.Scatter]:
-    """An invisible marker in every cell: one trace for cells with numbers, one for those without.
-
-    Each trace has a place for every cell, left empty where the marker is in the other, so that an index means the same
-    cell in both.
-    """
-    flat = [cell for row in cells.cells for cell in row]
-    numbers = np.array([cell.numbers or (np.nan,) * 3 for cell in flat])
-    have = np.isfinite(numbers[:, 0])
-    traces = []
-    for chosen, shown in (
-        (have, "%{customdata[0]:+.3f} [%{customdata[1]:+.3f}, %{customdata[2]:+.3f}]<br>"),
-        (~have, ""),
-    ):
-        if not chosen.any():
-            continue
+    for ink, scored in sorted({*zip(inks.ravel().tolist(), have.ravel().tolist(), strict=True)}):
+        rows, columns = np.nonzero((inks == ink) & (have == scored))
+        own = [cells.cells[row][column] for row, column in zip(rows, columns, strict=True)]
+        numbers = "%{customdata[0]:+.3f} [%{customdata[1]:+.3f}, %{customdata[2]:+.3f}]<br>" if scored else ""
         traces.append(
             go.Scatter(
-                x=small(np.where(chosen, np.tile(x, len(y)), np.nan)),
-                y=small(np.where(chosen, np.repeat(y, len(x)), np.nan)),
-                customdata=small(numbers) if shown else None,
-                mode="markers",
-                marker={"symbol": "square", "size": ROW_HEIGHT, "opacity": 0},
-                text=[cell.text if own else "" for cell, own in zip(flat, chosen, strict=True)],
-                selected={"marker": {"opacity": 0}},
-                hovertemplate=f"%{{y}}<br>%{{x}}<br>{shown}%{{text}}<extra></extra>",
+                x=small(x[columns]),
+                y=small(y[rows]),
+                mode="text",
+                text=letters[rows, columns].tolist(),
+                textposition="middle center",
+                textfont={"size": 11, "color": ink},
+                unselected={"textfont": {"color": ink}},  # a click elsewhere would fade the letters
+                customdata=small(np.array([cell.numbers for cell in own])) if scored else None,
+                hovertext=[cell.text for cell in own],
+                hovertemplate=f"%{{y}}<br>%{{x}}<br>{numbers}%{{hovertext}}<extra></extra>",
                 name="cells",
             )
         )

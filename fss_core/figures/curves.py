@@ -18,6 +18,7 @@ _MARGIN = {"l": 58, "r": 14}
 """The same in both figures, so that their threshold axes lie under each other."""
 
 _RULED = {"showline": True, "ticks": "outside", "ticklen": 3}
+_FULL_HEIGHT = {"y0": 0, "y1": 1, "yref": "paper"}
 _HIDDEN = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
 
 
@@ -90,11 +91,16 @@ def response_figure(
             legendrank=3,
             hoverinfo="skip",
         )
-    figure.add_hline(
+    level = {"x0": 0, "x1": 1, "y0": curves.chance, "y1": curves.chance}
+    figure.add_shape(type="line", line={"color": colours.muted, "width": 1, "dash": "dot"}, **level)
+    figure.add_annotation(
+        text="chance",
+        x=1,
+        xanchor="right",
         y=curves.chance,
-        line={"color": colours.muted, "width": 1, "dash": "dot"},
-        annotation={"text": "chance", "font": {"size": 10, "color": colours.muted}},
-        annotation_position="bottom right",
+        yanchor="top",
+        showarrow=False,
+        font={"size": 10, "color": colours.muted},
     )
     if threshold_index is not None:
         _rule(figure, float(curves.positions[threshold_index]), colours)
@@ -166,8 +172,14 @@ def histogram_figure(
         nticks=5,
     )
     if removed.interval is not None and start < stop:
-        figure.add_vrect(
-            x0=max(start, low), x1=min(stop, high), fillcolor=colours.accent_band, line={"width": 0}, layer="below"
+        figure.add_shape(
+            type="rect",
+            x0=max(start, low),
+            x1=min(stop, high),
+            **_FULL_HEIGHT,
+            fillcolor=colours.accent_band,
+            line={"width": 0},
+            layer="below",
         )
     if removed.threshold is not None:
         _rule(figure, removed.threshold, colours)
@@ -223,7 +235,7 @@ def _line(
 
 
 def _rule(figure: go.Figure, x: float, colours: Palette) -> None:
-    figure.add_vline(x=x, line={"color": colours.ink, "width": 1})
+    figure.add_shape(type="line", x0=x, x1=x, **_FULL_HEIGHT, line={"color": colours.ink, "width": 1})
 
 
 def _note(figure: go.Figure, text: str, colours: Palette, **place: Any) -> None:

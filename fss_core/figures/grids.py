@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from fss_core.figures.cells import CELL, EDGE, GAP, cell_traces, click_targets
+from fss_core.figures.cells import CELL, EDGE, GAP, cell_at, draw_cells
 from fss_core.figures.heat import ROW_HEIGHT, left_margin, pale_ground, row_names, words
 from fss_core.figures.style import Palette, empty_figure, palette, plain
 from fss_core.scores import KINDS, MEAN_FILTER, Kind
@@ -27,7 +27,7 @@ _TOP, _BOTTOM = 44, 74
 
 
 def score_heatmap(grid: ScoreGrid, *, dark: bool = False, selected: tuple[str, Kind, str] | None = None) -> go.Figure:
-    """Draw scores by layer: colour, call letters, hatching for leaning calls, and a marker to click in every cell.
+    """Draw scores by layer: colour, hatching for leaning calls, and a call letter to click in every cell.
 
     What all cells of a row or a column have in common stands on the (invisible) axes, and the hover label takes it from
     there: repeated in every cell it would be most of the figure's size.
@@ -38,7 +38,7 @@ def score_heatmap(grid: ScoreGrid, *, dark: bool = False, selected: tuple[str, K
         selected: a cell (layer, kind, filter) to frame.
 
     Returns:
-        The figure. Its traces named "cells" hold the markers: see :func:`cell_of_point`.
+        The figure. Its traces named "cells" hold the letters: see :func:`cell_of_point`.
 
     Raises:
         ValueError: too many cells.
@@ -50,8 +50,7 @@ def score_heatmap(grid: ScoreGrid, *, dark: bool = False, selected: tuple[str, K
             "give score_grid fewer layers at a time"
         )
     colours = palette(dark)
-    x = CELL * np.arange(num_columns) + GAP * (np.arange(num_columns) // len(grid.filters))
-    y = CELL * np.arange(num_rows) + GAP * np.array([num_rows > 1 and name == GLOBAL_LAYER for name in grid.layers])
+    x, y = _centres(grid)
     figure = empty_figure(
         dark,
         height=_TOP + _BOTTOM + round(ROW_HEIGHT * (y[-1] + CELL) / CELL),
@@ -64,12 +63,11 @@ def score_heatmap(grid: ScoreGrid, *, dark: bool = False, selected: tuple[str, K
     ):
         update(range=ends, tickvals=centres, ticktext=texts, ticks="", showticklabels=False)
     columns = [_HEADINGS.get(name, plain(name)) for _, name in grid.columns]
+    draw_cells(figure, grid, x, y, colours, grid.spec.normalise)
     figure.add_traces(
         [
-            *cell_traces(grid, x, y, colours, grid.spec.normalise),
             words(np.full(num_rows, EDGE), y, row_names(grid.layers), colours.ink, position="middle left"),
-            words(x, np.full(num_columns, EDGE), columns, colours.muted, position="top center"),
-            *click_targets(grid, x, y),
+            words(x, np.full(num_columns, EDGE), columns, colours.muted, position="top center", size=10),
         ]
     )
     _group_headings(figure, x, len(grid.filters), y, colours)
@@ -78,11 +76,18 @@ def score_heatmap(grid: ScoreGrid, *, dark: bool = False, selected: tuple[str, K
     return figure
 
 
-def cell_of_point(point_index: int, grid: ScoreGrid) -> tuple[str, Kind, str]:
+def _centres(grid: ScoreGrid) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Place the cells: kinds of score apart, and the whole network."""
+    columns, rows = np.arange(len(grid.columns)), np.arange(len(grid.layers))
+    apart = np.array([len(rows) > 1 and name == GLOBAL_LAYER for name in grid.layers])
+    return CELL * columns + GAP * (columns // len(grid.filters)), CELL * rows + GAP * apart
+
+
+def cell_of_point(place: tuple[float, float], grid: ScoreGrid) -> tuple[str, Kind, str]:
     """Say which cell a click on the score heatmap met.
 
     Args:
-        point_index: as Plotly reports it, of whichever trace.
+        place: x and y of the point, as Plotly reports them.
         grid: what was drawn.
 
     Returns:
@@ -91,9 +96,7 @@ def cell_of_point(point_index: int, grid: ScoreGrid) -> tuple[str, Kind, str]:
     Raises:
         ValueError: there is no such cell.
     """
-    row, column = divmod(point_index, len(grid.columns))
-    if not 0 <= row < len(grid.layers):
-        raise ValueError(f"no cell {point_index} in a grid of {len(grid.layers)} × {len(grid.columns)}")
+    row, column = cell_at(place, *_centres(grid))
     return grid.layers[row], *grid.columns[column]
 
 

@@ -129,6 +129,7 @@ def words(
     colour: str,
     *,
     position: str = "middle center",
+    size: int = 11,
 ) -> go.Scatter:
     """Write words at places; also beyond the axes, if the place itself is on their edge."""
     return go.Scatter(
@@ -137,7 +138,7 @@ def words(
         mode="text",
         text=list(texts),
         textposition=position,
-        textfont={"size": 11, "color": colour},
+        textfont={"size": size, "color": colour},
         unselected={"textfont": {"color": colour}},  # a click elsewhere would fade the words
         cliponaxis=False,
         hoverinfo="skip",

@@ -336,7 +336,7 @@ def heatmap(grid: AgreementGrid, key: str, look_into: Callable[[str, GridColumn]
     def choose_cell() -> None:
         points = st.session_state[key]["selection"]["points"]
         if points:
-            row, column = figures.place_of_point(points[0]["point_index"], grid)
+            row, column = figures.place_of_point((points[0]["x"], points[0]["y"]), grid)
             look_into(grid.rows[row], grid.columns[column])
 
     st.plotly_chart(

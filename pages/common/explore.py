@@ -178,7 +178,7 @@ def _score_map(picture: Picture, scores: PictureScores, chosen: Choices, rows: S
     def choose_cell() -> None:
         points = st.session_state["heatmap"]["selection"]["points"]
         if points:
-            layer, kind, name = figures.cell_of_point(points[0]["point_index"], grid)
+            layer, kind, name = figures.cell_of_point((points[0]["x"], points[0]["y"]), grid)
             if picture.responses_of(layer) is not None:
                 st.session_state.update(layer=layer, kind=kind, filter=name)
 
