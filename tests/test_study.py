@@ -501,6 +501,18 @@ def test_a_link_names_the_part_of_the_training_images() -> None:
     assert words(spec, {}).startswith("SqueezeNet-v1.1 on wide-bars, epoch 1, 120 training images · FGSM")
 
 
+def test_epochs_of_one_network_are_one_link_to_the_last(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runners: list[Path]
+) -> None:
+    shutil.copytree(template / "published", tmp_path / "fresh" / "published")
+    monkeypatch.setenv("FSS_CACHE_DIR", str(tmp_path / "fresh"))
+    page = open_page(network="resnet18", dataset="mnist5k")
+    links = [own.proto.label for own in page.get("page_link") if "published" in own.proto.label]
+    assert grids.CELL.epochs == (1, 2)
+    assert [label.count("epoch 2") for label in links] == [1]
+    assert links[0].endswith("also epochs 1")
+
+
 def test_the_pages_show_a_published_cell_where_nothing_else_is(
     template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runners: list[Path]
 ) -> None:

@@ -132,7 +132,7 @@ def _letters(cells: Cells, x: npt.NDArray[np.int64], y: npt.NDArray[np.int64], c
     traces = []
     for ink, scored in sorted({*zip(inks.ravel().tolist(), have.ravel().tolist(), strict=True)}):
         rows, columns = np.nonzero((inks == ink) & (have == scored))
-        own = [cells.cells[row][column] for row, column in zip(rows, columns, strict=True)]
+        own = [cells.cells[row][column] for row, column in zip(rows.tolist(), columns.tolist(), strict=True)]
         numbers = "%{customdata[0]:+.3f} [%{customdata[1]:+.3f}, %{customdata[2]:+.3f}]<br>" if scored else ""
         traces.append(
             go.Scatter(

@@ -104,7 +104,7 @@ def plain(text: str) -> str:
     >>> plain("a *b* [c](d)")
     'a \\*b\\* \\[c\\](d)'
     """
-    for character in "\\`*_[]<>$#~|:":
+    for character in "\\`*_[]<>$#~|:&":
         text = text.replace(character, f"\\{character}")
     return text
 

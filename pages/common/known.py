@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
 
 from fss_core.imports import Entry, imported, published
-from fss_core.specs import NETWORKS, FssError, MeasurementSpec, from_json
+from fss_core.specs import NETWORKS, FssError, MeasurementSpec, canonical_json, from_json
 from fss_core.store import Store
 from pages.common.choices import known_datasets
 from pages.common.frame import plain
@@ -47,30 +48,43 @@ def words(spec: MeasurementSpec, titles: dict[str, str]) -> str:
 
 
 def list_measured(store: Store, *, expanded: bool = True) -> None:
-    """List what can be looked at at once."""
+    """List what can be looked at at once: of a network's epochs on a data set the last, which names the others."""
     titles = known_datasets()
     found: list[tuple[str, MeasurementSpec]] = []
     try:
         for record in reversed(store.list_records()):
             measurement: Any = record.spec.get("measurement")
-            spec = from_json(MeasurementSpec, measurement)
-            if spec.response.scope == "local":
-                found.append(("measured here", spec))
+            found.append(("measured here", from_json(MeasurementSpec, measurement)))
     except (FssError, ValueError) as error:
         st.warning(plain(str(error)))
     for collection in (imported(), published()):
         found += [
             (collection.origin, entry.manifest.measurement)
             for entry in collection.entries()
-            if isinstance(entry, Entry) and entry.manifest.measurement.response.scope == "local"
+            if isinstance(entry, Entry)
         ]
+    found = [own for own in found if own[1].response.scope == "local"]
     looked_at = (st.session_state.get("network"), st.session_state.get("dataset"))
     found.sort(key=lambda own: (own[1].training.network, own[1].training.dataset) != looked_at)
+    together = _epochs_together(found)
     with st.expander(f"What can be looked at already ({len(found)})", expanded=expanded):
         if not found:
             st.caption("Nothing is measured on this machine yet, and this version comes with no published study.")
-        for origin, spec in found[:_MOST]:
-            label = plain(f"{words(spec, titles)} · {origin}")
+        for (origin, spec), epochs in together[:_MOST]:
+            others = f" · also epochs {', '.join(map(str, epochs))}" if epochs else ""
+            label = plain(f"{words(spec, titles)} · {origin}{others}")
             st.page_link("app.py", label=label, query_params=link_params(spec))
-        if len(found) > _MOST:
-            st.caption(f"… and {len(found) - _MOST} more, on the page Runs.")
+        if len(together) > _MOST:
+            st.caption(f"… and {len(together) - _MOST} more, on the page Runs.")
+
+
+def _epochs_together(found: list[tuple[str, MeasurementSpec]]) -> list[tuple[tuple[str, MeasurementSpec], list[int]]]:
+    """Put measurements that differ only in the epoch, or in ε, which is calibrated at one epoch, behind the last."""
+    groups: dict[tuple[str, str], list[MeasurementSpec]] = {}
+    for origin, spec in found:
+        groups.setdefault((origin, canonical_json(replace(spec, epoch=0, epsilon=None))), []).append(spec)
+    together = []
+    for (origin, _), specs in groups.items():
+        last = max(specs, key=lambda spec: spec.epoch)
+        together.append(((origin, last), sorted({spec.epoch for spec in specs} - {last.epoch})))
+    return together
