@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -459,6 +460,16 @@ def test_images_are_the_pixels_enlarged(channels: int, dtype: Any) -> None:
         assert images[2 * index + 1].y == images[2 * index].y
     captions = [note.text for note in figure.layout.annotations if note.text.startswith("<b>")]
     assert captions == [f"<b>{index}</b><br>clean: a → b" for index in range(6)]
+
+
+@pytest.mark.parametrize(("name", "per_row"), [("7", 4), ("automobile", 2), ("European fire salamander", 2)])
+def test_captions_leave_each_other_room(name: str, per_row: int) -> None:
+    pixels = np.zeros((4, 3, 8, 8), dtype=np.uint8)
+    figure = figures.images_figure(pixels, pixels, [f"{name}\nclean: {name} → {name}"] * 4)
+    captions = [note for note in figure.layout.annotations if note.text.startswith("<b>")]
+    assert len({note.x for note in captions}) == per_row
+    shown = max(len(re.sub("<.>|</.>", "", line)) for note in captions for line in note.text.split("<br>"))
+    assert shown <= {4: 16, 2: 30}[per_row]
 
 
 def test_images_without_an_adversarial_version_and_none_at_all() -> None:

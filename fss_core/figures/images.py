@@ -15,14 +15,15 @@ from PIL import Image
 from fss_core.figures.style import empty_figure, palette, plain, shorten
 from fss_core.summaries import ChangedImages
 
-_PER_ROW = {2: 4, 1: 6}
-"""Images in a row: with an adversarial version beside them, and without."""
-
 _SIDE, _GAP, _CAPTION, _HEADING = 72, 4, 72, 18
 """Pixels: of an image, between clean and adversarial, and of the height of a caption and of the headings."""
 
-_WIDTH = 4 * (2 * _SIDE + _GAP + 20)
-"""Pixels, of the whole figure; a narrower page makes images and room for captions smaller."""
+_WIDTH = 2 * _SIDE + _GAP + 20
+"""Pixels, from one image to the next; a narrower page makes images and room for captions smaller, not their type."""
+
+_SHORT, _LONG = 16, 30
+"""Characters of a caption's line: of which four images share a row, and to which longer lines are shortened: then two
+do."""
 
 _CORNER: dict[str, Any] = {"xanchor": "left", "yanchor": "top", "align": "left", "showarrow": False, "borderpad": 0}
 
@@ -55,12 +56,14 @@ def images_figure(
         raise ValueError(f"got {len(clean)} images and {len(captions)} captions")
     colours = palette(dark)
     versions = {"clean": clean} if adversarial is None else {"clean": clean, "adversarial": adversarial}
-    per_row = _PER_ROW[len(versions)]
+    longest = max((len(line) for caption in captions for line in caption.split("\n")), default=0)
+    per_row = 4 if longest <= _SHORT else 2
     num_rows = max(-(-len(clean) // per_row), 1)
-    width, height = _WIDTH / per_row, _SIDE + _CAPTION
+    height = _SIDE + _CAPTION
     figure = empty_figure(dark, height=num_rows * height + _HEADING, margin={"l": 0, "r": 0, "t": _HEADING, "b": 0})
     figure.update_layout(showlegend=False, hovermode=False)
-    figure.update_xaxes(visible=False, range=[0, _WIDTH], scaleanchor="y", constrain="domain", constraintoward="left")
+    about = {"scaleanchor": "y", "constrain": "domain", "constraintoward": "left"}
+    figure.update_xaxes(visible=False, range=[0, per_row * _WIDTH], **about)
     figure.update_yaxes(visible=False, range=[num_rows * height, 0], constrain="domain", constraintoward="top")
     texts, images = [], []  # added one by one they would be checked again and again
     for number, title in enumerate(versions):
@@ -69,14 +72,14 @@ def images_figure(
                 _CORNER
                 | {
                     "text": title,
-                    "x": column * width + number * (_SIDE + _GAP),
+                    "x": column * _WIDTH + number * (_SIDE + _GAP),
                     "y": 0,
                     "font": {"size": 11, "color": colours.muted},
                     "yanchor": "bottom",
                 }
             )
     for index, caption in enumerate(captions):
-        top, left = (index // per_row) * height, (index % per_row) * width
+        top, left = (index // per_row) * height, (index % per_row) * _WIDTH
         for column, pixels in enumerate(versions.values()):
             images.append(
                 {
@@ -92,7 +95,7 @@ def images_figure(
                     "sizing": "contain",
                 }
             )
-        lines = [plain(shorten(line, 36)) for line in caption.split("\n")]
+        lines = [plain(shorten(line, _LONG)) for line in caption.split("\n")]
         texts.append(
             _CORNER
             | {

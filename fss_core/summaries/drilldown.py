@@ -20,6 +20,9 @@ from fss_core.summaries.maps import predictions_of, rows_of
 Change = Literal["lost", "gained", "otherwise", "same"]
 """From right to wrong, from wrong to right, from one wrong class to another, or not at all."""
 
+_BRIEF = 10
+"""Characters of a class's name beside another: names of Tiny ImageNet's classes are lists of words."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemovedWeights:
@@ -155,8 +158,12 @@ class ChangedImage:
             known = class_names is not None and index < len(class_names)
             return class_names[index] if known and class_names is not None else str(index)
 
+        def brief(index: int) -> str:
+            own = name(index)
+            return own if len(own) <= _BRIEF else f"{own[: _BRIEF - 1]}…"
+
         def line(title: str, own: PredictionChange) -> str:
-            return f"{title}: {name(own.before)} → {', '.join(name(index) for index in own.after)}"
+            return f"{title}: {brief(own.before)} → {', '.join(brief(index) for index in own.after)}"
 
         return "\n".join(
             (f"{name(self.label)} (image {self.index})", line("clean", self.clean), line("adv.", self.adversarial))
