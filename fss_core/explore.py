@@ -176,12 +176,7 @@ def version_of(store: Store, request: MeasureRequest) -> tuple[object, ...]:
     Raises:
         FssError: something on the way to the results is broken.
     """
-    elsewhere = tuple(
-        (path.name, path.stat().st_mtime_ns)
-        for collection in (imported(), published())
-        if collection.root.is_dir()
-        for path in sorted(collection.root.iterdir())
-    )
+    elsewhere = (*imported().stamps(), *published().stamps())
     return (*elsewhere, *((key, store.num_bytes(f"responses/{key}/")) for key in result_keys(store, request)))
 
 

@@ -29,7 +29,7 @@ from fss_core.checkpoints import (
     save_checkpoint,
 )
 from fss_core.models import build_network, seeded
-from fss_core.specs import NETWORKS, Cancelled, TrainingError, TrainingSpec, choose, digest
+from fss_core.specs import LARGEST_EPOCH, NETWORKS, Cancelled, TrainingError, TrainingSpec, choose, digest
 
 RANDOM_SCHEME = "sha256(purpose, seed, epoch) mod 2**63 -> torch.Generator; order: randperm; dropout: manual_seed"
 """How an epoch's random numbers follow from (seed, epoch); changing it makes other checkpoints."""
@@ -94,8 +94,10 @@ def train(
     Source: METHOD, "The paper's grid"; Pravin et al. 2024.
     """
     wanted = sorted(set(epochs))
-    if not wanted or wanted[0] < 0:
-        raise ValueError(f"epochs must name at least one epoch, each at least 0, got {list(epochs)}")
+    if not wanted or wanted[0] < 0 or wanted[-1] > LARGEST_EPOCH:
+        raise ValueError(
+            f"epochs must name at least one epoch, each at least 0 and at most {LARGEST_EPOCH:,}, got {list(epochs)}"
+        )
     saved = read_trajectory(spec)
     checkpoints = {epoch: keep_checkpoint(saved[epoch]) for epoch in wanted if epoch in saved}
     missing = [epoch for epoch in wanted if epoch not in saved]

@@ -265,7 +265,7 @@ BOXES = {
     "Network": "ResNet-50",
     "Data set": "MNIST",
     "Attack": "PGD",
-    "Attack mode": "Adaptive: attack every filtered network",
+    "Attack mode": "Adaptive: attack each",
     "Reference": "Fraction of weights kept",
     "Normalise": "Relative accuracy",
     "Integration": "Simpson",

@@ -340,7 +340,7 @@ def test_the_callers_random_state_is_left_alone() -> None:
 
 @pytest.mark.parametrize("epochs", [[], [-1, 2]])
 def test_epochs_must_be_some_and_not_negative(epochs: list[int]) -> None:
-    with pytest.raises(ValueError, match="each at least 0, got"):
+    with pytest.raises(ValueError, match="each at least 0 and at most 1,000,000, got"):
         train(SQUEEZENET, epochs)
 
 

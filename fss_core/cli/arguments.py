@@ -39,6 +39,12 @@ def epsilon(text: str) -> float:
     return value
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1; got {text!r}")
+    return int(text)
+
+
 def _filters(text: str) -> tuple[Filter, ...]:
     known = (*SYNAPTIC_FILTERS, CONTROL_FILTER)
     try:
@@ -203,7 +209,11 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument("--refresh", action="store_true", help="forget what was measured of this and begin again")
     score.add_argument("--factory", default=None, metavar="MODULE:FUNCTION", help="builds a network of your own")
     score.add_argument(
-        "--workers", type=int, default=None, metavar="N", help="let N worker processes measure (default: this process)"
+        "--workers",
+        type=_positive,
+        default=None,
+        metavar="N",
+        help="let N worker processes measure (default: this process)",
     )
 
     show = verb(
@@ -247,7 +257,7 @@ def parser() -> argparse.ArgumentParser:
         if name != "resume":
             own.add_argument("key", help="the first letters of its key, as `fss runs list` shows it")
         if name in ("resume", "retry"):
-            own.add_argument("--workers", type=int, default=None, metavar="N", help="processes (default: one a core)")
+            own.add_argument("--workers", type=_positive, metavar="N", help="processes (default: one a core)")
 
     retrain = verb(
         "retrain",
@@ -258,7 +268,11 @@ def parser() -> argparse.ArgumentParser:
     _add_retraining(retrain)
     retrain.add_argument("--factory", default=None, metavar="MODULE:FUNCTION", help="builds a network of your own")
     retrain.add_argument(
-        "--workers", type=int, default=None, metavar="N", help="let N worker processes do it (default: this process)"
+        "--workers",
+        type=_positive,
+        default=None,
+        metavar="N",
+        help="let N worker processes do it (default: this process)",
     )
 
     invariance = verb(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ def study(options: argparse.Namespace) -> int:
 
     preset = find_preset(options.preset)
     cells = preset.chosen(options.cells)
-    if options.budget_minutes is not None and options.budget_minutes < 0:
+    if options.budget_minutes is not None and not 0 <= options.budget_minutes < math.inf:
         raise ValueError(f"--budget-minutes must be at least 0, got {options.budget_minutes:g}")
     directory = (options.directory or cache_dir() / "published").expanduser().absolute()
     with Store() as store:

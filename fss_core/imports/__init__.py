@@ -145,6 +145,14 @@ class Collection:
     root: Path
     origin: Origin
 
+    def stamps(self) -> list[tuple[str, int]]:
+        """Say which version there is: whatever is added, replaced or taken away changes it; nothing is read."""
+        found = []
+        for path in sorted(self.root.iterdir()) if self.root.is_dir() else ():
+            with suppress(OSError):  # it may vanish meanwhile, or point nowhere
+                found.append((path.name, path.stat().st_mtime_ns))
+        return found
+
     def entries(self) -> list[Entry | BrokenEntry]:
         """List what is there, by path; only manifests are read."""
         places = [*self.root.glob("*.zip"), *(path.parent for path in self.root.rglob(MANIFEST))]

@@ -158,6 +158,12 @@ def _check_identity(manifest: Manifest) -> None:
         ("measurement.num_images", spec.num_images, manifest.num_images),
     ):
         require(found == expected, f"{where} must agree with the other parts: {reprlib.repr(expected)}", found)
+    if (curve := manifest.calibration) is not None:
+        shares = (curve.clean_accuracy, curve.target, *curve.pgd_accuracy)
+        require(curve.num_images >= 1, "calibration.num_images must be at least 1", curve.num_images)
+        require(all(0 <= own <= 1 for own in shares), "accuracies of calibration must lie on [0, 1]", shares)
+        require(all(0 < own <= 1 for own in curve.grid), "calibration.grid must lie on (0, 1]", curve.grid)
+        require(len(curve.grid) == len(curve.pgd_accuracy), "calibration.grid must have its accuracies", curve.grid)
     chosen = spec.epsilon if manifest.calibration is None else manifest.calibration.epsilon
     require(attack.epsilon == chosen, f"attack.epsilon must be what was given or calibrated ({chosen})", attack.epsilon)
     if manifest.calibrated_on:

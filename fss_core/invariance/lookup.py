@@ -184,12 +184,8 @@ def version_of(store: Store, comparison: ComparisonSpec, label: str, known: Sequ
         *(shared.value, shared.about, tuple(sorted(set(beside)))),
         *sorted((own.origin, own.key, own.epsilon, own.spec.num_images) for own in mine),
         *((key, store.num_bytes(f"responses/{key}/")) for key in here),
-        *(
-            (path.name, path.stat().st_mtime_ns)
-            for collection in (imported(), published())
-            if collection.root.is_dir()
-            for path in sorted(collection.root.iterdir())
-        ),
+        *imported().stamps(),
+        *published().stamps(),
     )
 
 

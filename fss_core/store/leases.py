@@ -70,13 +70,14 @@ def store_errors(path: Path) -> Iterator[None]:
         path: the file or directory being worked on.
 
     Raises:
-        StoreError: the body raised ``sqlite3.DatabaseError``, ``diskcache.Timeout`` or ``OSError``.
+        StoreError: the body raised ``sqlite3.DatabaseError``, ``diskcache.Timeout``, ``UnicodeDecodeError`` or
+            ``OSError``.
     """
     try:
         yield
     except sqlite3.ProgrammingError:
         raise
-    except (sqlite3.DatabaseError, diskcache.Timeout) as error:
+    except (sqlite3.DatabaseError, diskcache.Timeout, UnicodeDecodeError) as error:  # the last: a key that is no text
         cause = _first_cause(error)
         code = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
         damaged = _DAMAGED_INDEX if path.suffix == ".sqlite" else _DAMAGED

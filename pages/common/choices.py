@@ -30,7 +30,7 @@ REFERENCES = {"unfiltered": "The unfiltered network", "retained": "Fraction of w
 NORMALISATIONS = {"chance": "Accuracy above chance", "p0": "Relative accuracy", "none": "Accuracy points"}
 INTEGRATIONS = {"trapezoid": "Trapezoid", "simpson": "Simpson"}
 ATTACKS = {"fgsm": "FGSM", "pgd": "PGD"}
-MODES = {"frozen": "Frozen: attack the unfiltered network once", "adaptive": "Adaptive: attack every filtered network"}
+MODES = {"frozen": "Frozen: attack once", "adaptive": "Adaptive: attack each"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,15 @@ from typing import cast
 import streamlit as st
 
 from fss_core import figures, summaries
-from fss_core.explore import Picture, PictureScores, find_picture, forget_damaged, probe_images, score_picture
+from fss_core.explore import (
+    Picture,
+    PictureScores,
+    data_state,
+    find_picture,
+    forget_damaged,
+    probe_images,
+    score_picture,
+)
 from fss_core.jobs import service
 from fss_core.jobs.plans import Plan
 from fss_core.jobs.requests import MeasureRequest
@@ -112,7 +120,25 @@ def nothing_measured(store: Store, request: MeasureRequest, plan: Plan | None, *
             st.button(
                 "Take a quick look instead: 100 images, 9 thresholds, no control", key="quick", on_click=_ask_for_less
             )
+    else:
+        _say_why_not(request)
     known.list_measured(store)
+
+
+def _say_why_not(request: MeasureRequest) -> None:
+    """Say that there is nothing to look at, nor can be; what was measured needs its data set to be found again."""
+    try:
+        state = data_state(request)
+    except FssError as error:
+        st.info(plain(str(error)))
+        return
+    if state.state in ("missing", "broken"):
+        st.info(
+            f"{plain(state.detail)}\n\nNothing of this can be measured meanwhile. What was measured here is kept, and "
+            "is shown again as soon as its data set is back; what is published or imported needs none."
+        )
+    else:
+        st.info("Nothing is measured of this, and the side bar says why it cannot be.")
 
 
 def _ask_for_less() -> None:

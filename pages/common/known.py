@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 import streamlit as st
 
 from fss_core.imports import Entry, imported, published
-from fss_core.specs import NETWORKS, FssError, MeasurementSpec, canonical_json, from_json
+from fss_core.jobs.requests import MeasureRequest
+from fss_core.specs import (
+    CONTROL_FILTER,
+    NETWORKS,
+    SYNAPTIC_FILTERS,
+    FssError,
+    MeasurementSpec,
+    canonical_json,
+    from_json,
+)
 from fss_core.store import Store
 from pages.common.choices import known_datasets
 from pages.common.frame import plain
@@ -16,8 +26,11 @@ from pages.common.frame import plain
 _MOST = 12
 
 
-def link_params(spec: MeasurementSpec, *, epsilon: str = "") -> dict[str, str]:
-    """Write the query parameters of the view that shows a measurement."""
+def link_params(
+    spec: MeasurementSpec, *, epsilon: str = "", whole: bool | None = None, control: bool | None = None
+) -> dict[str, str]:
+    """Write the query parameters of the view that shows a measurement, with what is beside it, if that is said."""
+    beside = {"whole": whole, "control": control}
     return {
         "network": spec.training.network,
         "dataset": spec.training.dataset,
@@ -29,7 +42,13 @@ def link_params(spec: MeasurementSpec, *, epsilon: str = "") -> dict[str, str]:
         "attack": spec.attack_kind,
         "mode": spec.attack_mode,
         **({"epsilon": epsilon or repr(spec.epsilon)} if spec.epsilon is not None else {}),
+        **{name: str(int(wanted)) for name, wanted in beside.items() if wanted is not None},
     }
+
+
+def link_of(request: MeasureRequest) -> dict[str, str]:
+    """Write the query parameters of the view that shows what was asked for."""
+    return link_params(request.spec, whole=request.whole, control=request.control) | {"device": request.spec.device}
 
 
 def words(spec: MeasurementSpec, titles: dict[str, str]) -> str:
@@ -63,7 +82,8 @@ def list_measured(store: Store, *, expanded: bool = True) -> None:
             for entry in collection.entries()
             if isinstance(entry, Entry)
         ]
-    found = [own for own in found if own[1].response.scope == "local"]
+    beside = {_what_of(spec) for _, spec in found if not _is_main(spec)}
+    found = [own for own in found if _is_main(own[1])]
     looked_at = (st.session_state.get("network"), st.session_state.get("dataset"))
     found.sort(key=lambda own: (own[1].training.network, own[1].training.dataset) != looked_at)
     together = _epochs_together(found)
@@ -73,9 +93,26 @@ def list_measured(store: Store, *, expanded: bool = True) -> None:
         for (origin, spec), epochs in together[:_MOST]:
             others = f" · also epochs {', '.join(map(str, epochs))}" if epochs else ""
             label = plain(f"{words(spec, titles)} · {origin}{others}")
-            st.page_link("app.py", label=label, query_params=link_params(spec))
+            st.page_link("app.py", label=label, query_params=_with_beside(spec, beside))
         if len(together) > _MOST:
             st.caption(f"… and {len(together) - _MOST} more, on the page Runs.")
+
+
+def _is_main(spec: MeasurementSpec) -> bool:
+    """Say whether these are the layers of a picture, not its whole network or its control."""
+    return spec.response.scope == "local" and spec.response.filters != (CONTROL_FILTER,)
+
+
+def _what_of(spec: MeasurementSpec) -> tuple[str, str]:
+    """Say which picture a measurement is a part of, and which part."""
+    picture = replace(spec, response=replace(spec.response, scope="local", filters=SYNAPTIC_FILTERS))
+    return canonical_json(picture), "whole" if spec.response.scope == "global" else "control"
+
+
+def _with_beside(spec: MeasurementSpec, beside: Collection[tuple[str, str]]) -> dict[str, str]:
+    picture, _ = _what_of(spec)
+    has_control = CONTROL_FILTER in spec.response.filters or (picture, "control") in beside
+    return link_params(spec, whole=(picture, "whole") in beside, control=has_control)
 
 
 def _epochs_together(found: list[tuple[str, MeasurementSpec]]) -> list[tuple[tuple[str, MeasurementSpec], list[int]]]:

@@ -16,7 +16,7 @@ from fss_core.specs import UnknownNameError, choose
 
 Value = str | int | float | bool
 
-_SEEN, _REPLACED, _PROBLEM = "link_seen", "link_replaced", "link_problem"
+_SEEN, _SEEDED, _REPLACED, _PROBLEM = "link_seen", "link_seeded", "link_replaced", "link_problem"
 _VIEW, _PARAMS = "link_view", "link_params"
 
 _LAG_SECONDS = 3.0
@@ -60,12 +60,13 @@ class Param:
         if self.bounds is None:
             return text[:200]
         low, high = self.bounds
+        between = f"{low:,.10g} to {high:,.10g}"
         try:
             value = float(text) if isinstance(self.default, float) else int(text)
         except ValueError:
-            raise ValueError(f"{self.what} must be a number from {low:g} to {high:g}, got {text[:40]!r}") from None
+            raise ValueError(f"{self.what} must be a number from {between}, got {text[:40]!r}") from None
         if not low <= value <= high:
-            raise ValueError(f"{self.what} must lie from {low:g} to {high:g}, got {text[:40]!r}")
+            raise ValueError(f"{self.what} must lie from {between}, got {text[:40]!r}")
         return value
 
     def write(self, value: object) -> str:
@@ -81,9 +82,16 @@ def seed(params: Mapping[str, Param]) -> None:
     """
     now = st.query_params.to_dict()
     is_new = not _is_known(now) or [*params] != [*st.session_state.get(_PARAMS, ())]
+    if is_new:
+        st.session_state[_SEEDED] = time.monotonic()
+    # A page that is asked for again while it is drawn for the first time is told its controls' values once more: the
+    # browser may not have heard them, and would send back the least value of each as if somebody had chosen it.
+    may_not_know = time.monotonic() - st.session_state[_SEEDED] < _LAG_SECONDS
     problems = []
     for key, param in params.items():
         if not is_new and key in st.session_state:
+            if may_not_know:
+                st.session_state[key] = st.session_state[key]
             continue
         st.session_state.pop(key, None)
         if param.default is not None:

@@ -101,7 +101,7 @@ def _draw_run(store: Store, now: RunProgress) -> None:
                 if request is not None and run.state in ("failed", "cancelled"):
                     st.button("Retry", key=f"retry_{run.key}", on_click=_do, args=(service.ask, store, request))
                 if isinstance(request, MeasureRequest):
-                    st.page_link("app.py", label="Open", query_params=known.link_params(request.spec))
+                    st.page_link("app.py", label="Open", query_params=known.link_of(request))
                     st.button(
                         "Delete result",
                         key=f"delete_{run.key}",
@@ -132,7 +132,10 @@ def _times(now: RunProgress) -> str:
 
 
 def _clock(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S}"
+    try:
+        return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S}"
+    except (OverflowError, OSError, ValueError):
+        return "at no time that can be"  # only a damaged index has such
 
 
 def _do(action: object, *arguments: object) -> None:
