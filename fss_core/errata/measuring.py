@@ -42,6 +42,7 @@ def measure_plainly(
     epsilon: float,
     procedure: NotebookProcedure | None = None,
     known: Responses | None = None,
+    whole: bool = True,
     seed: int = 0,
     on_network: Callable[[], None] = lambda: None,
 ) -> Responses:
@@ -58,11 +59,13 @@ def measure_plainly(
         procedure: which of the notebooks' ways to follow; none by default.
         known: the same network, layers and ε measured with the corrected method: what the procedure cannot change is
             taken from there.
+        whole: whether the whole network is filtered at once, too.
         seed: of the order of images and of Dropout, where a procedure has such.
         on_network: called after each filtered network; what it raises ends the measurement.
 
     Returns:
-        The responses: ``layers`` in network order, then :data:`~fss_core.specs.GLOBAL_LAYER`. Histograms are empty.
+        The responses: ``layers`` in network order, then :data:`~fss_core.specs.GLOBAL_LAYER` if asked for. Histograms
+        are empty.
 
     Raises:
         NotFiniteError: a layer's weights are NaN or infinite.
@@ -76,7 +79,7 @@ def measure_plainly(
         runner = _Runner(network, pixels, labels, procedure, epsilon, seed)
         unfiltered = runner.run("unfiltered", clean=True, adversarial=True)
         found = []
-        for name in (*select_layers(list(geometry), list(layers)), GLOBAL_LAYER):
+        for name in (*select_layers(list(geometry), list(layers)), *((GLOBAL_LAYER,) if whole else ())):
             group = geometry if name == GLOBAL_LAYER else {name: geometry[name]}
             before = None if known is None else next(own for own in known.layers if own.facts.name == name)
             found.append(_measure_group(name, group, runner, num_thresholds, before, on_network))
@@ -231,7 +234,7 @@ class _Runner:
 
         Args:
             what: names the network: decides the order of the images and Dropout, where there is such.
-            clean: whether the images are run.
+            clean: whether the images are run; where each network is attacked anew, they are anyway.
             adversarial: whether the attacked images are.
         """
         num_images = len(self._labels)
@@ -240,14 +243,17 @@ class _Runner:
         zero_gradient = np.zeros(num_images, dtype=np.bool_)
         with seeded(self._seed_of(what)):
             for batch in self._batches():
+                if adversarial and self._frozen is None:
+                    attacked, nothing, predicted = self._attack(batch)
+                    zero_gradient[batch] = nothing.numpy()
+                    on_clean[batch] = predicted.numpy().astype(self._dtype)
+                    on_adversarial[batch] = self._classes(attacked)
+                    continue
                 if clean:
                     on_clean[batch] = self._classes(self._pixels[batch])
                 if adversarial:
-                    attacked = self._frozen[batch] if self._frozen is not None else None
-                    if attacked is None:
-                        attacked, nothing = self._attack(batch)
-                        zero_gradient[batch] = nothing.numpy()
-                    on_adversarial[batch] = self._classes(attacked)
+                    assert self._frozen is not None
+                    on_adversarial[batch] = self._classes(self._frozen[batch])
         return Predictions(
             clean=on_clean,
             adversarial=on_adversarial,
@@ -273,15 +279,20 @@ class _Runner:
         attacked = torch.empty_like(self._pixels)
         with seeded(self._seed_of("attack")):
             for batch in self._batches():
-                attacked[batch], _ = self._attack(batch)
+                attacked[batch], _, _ = self._attack(batch)
         return attacked
 
-    def _attack(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of FGSM on the network as it stands: the attacked images, and where there was no gradient."""
+    def _attack(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One step of FGSM on the network as it stands.
+
+        Returns:
+            The attacked images, where there was no gradient, and what was predicted before the step.
+        """
         pixels = self._pixels[batch].clone().requires_grad_()
         with torch.enable_grad():
-            loss = F.cross_entropy(self._network(pixels), self._labels[batch])
+            logits = self._network(pixels)
+            loss = F.cross_entropy(logits, self._labels[batch])
             (gradient,) = torch.autograd.grad(loss, pixels)
         attacked = (pixels + self._step * gradient.sign()).detach()
         nothing = (gradient == 0).flatten(1).all(dim=1)
-        return (attacked if self.procedure.unclamped else attacked.clamp(0, 1)), nothing
+        return (attacked if self.procedure.unclamped else attacked.clamp(0, 1)), nothing, logits.detach().argmax(1)

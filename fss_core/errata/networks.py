@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
     from fss_core.data import Dataset, DatasetCard
 
-HALF_WIDTH = "shufflenet_v2_x0_5"
-"""torchvision's name of it; not one of this project's networks."""
-
 
 class _HalfWidth(ShuffleNetV2):  # type: ignore[misc]  # torchvision has no types
     def forward(self, x: Tensor) -> Tensor:
@@ -51,7 +48,11 @@ def build_half_width(card: DatasetCard, *, seed: int = 0) -> nn.Module:
 
 
 def train_half_width(
-    spec: TrainingSpec, dataset: Dataset, epochs: int, *, on_epoch: Callable[[int], None] = lambda epoch: None
+    spec: TrainingSpec,
+    dataset: Dataset,
+    epochs: int,
+    *,
+    on_step: Callable[[int, float], None] = lambda epoch, share: None,
 ) -> nn.Module:
     """Train it on the CPU on the batches, in the order and with the steps of ``spec``; nothing is saved.
 
@@ -59,7 +60,8 @@ def train_half_width(
         spec: of the trajectory of x1.0.
         dataset: that ``spec`` names.
         epochs: how many.
-        on_epoch: told before each, counted from 1; what it raises ends the training.
+        on_step: told before each batch in which epoch it is, counted from 1, and what share of it is done; what it
+            raises ends the training.
 
     Returns:
         The network, in evaluation mode.
@@ -69,9 +71,9 @@ def train_half_width(
     optimiser = torch.optim.Adam(network.parameters(), lr=spec.learning_rate)
     images = training_images(spec, len(dataset.train))
     for epoch in range(1, epochs + 1):
-        on_epoch(epoch)
         batches = epoch_batches(len(images), batch_size=spec.batch_size, seed=spec.seed, epoch=epoch)
         with seeded(random_seed("dropout", spec.seed, epoch)):
-            for indices in images[batches]:
+            for step, indices in enumerate(images[batches]):
+                on_step(epoch, step / len(batches))
                 train_step(network, optimiser, dataset.train, indices)
     return network.to(memory_format=torch.contiguous_format).eval()
