@@ -23,6 +23,7 @@ from fss_core.errata.records import (
     MeasuredRecord,
     arrays_of,
     layers_of,
+    read_errata,
     responses_of,
     write_errata,
 )
@@ -84,6 +85,40 @@ def run_errata(
     )
 
 
+def read_or_run(
+    store: Store,
+    spec: ErrataSpec,
+    directory: Path,
+    *,
+    on_progress: Callable[[str, Progress | None], None] = lambda what, progress: None,
+    should_stop: Callable[[], bool] | None = None,
+) -> ErrataRecord:
+    """Read what is published of the same cell, else do as :func:`run_errata` does."""
+    found = _published(directory, spec)
+    return found or run_errata(store, spec, directory, on_progress=on_progress, should_stop=should_stop)
+
+
+def _published(directory: Path, spec: ErrataSpec) -> ErrataRecord | None:
+    try:
+        found = read_errata(directory)
+    except StoreError:
+        return None
+    return found.record if found is not None and found.record.spec == spec else None
+
+
+def words_of_plan(store: Store, spec: ErrataSpec, directory: Path) -> list[str]:
+    """Say what is published, or which variants are to be measured."""
+    found = _published(directory, spec)
+    names = [own.title.lower() for own in list_variants(spec) if own.measured == own.name]
+    return [
+        f"The notebooks' procedure beside the corrected method: {spec.words()}",
+        f"Measured anew: {', '.join(names)}",
+        f"{len(store.keys('errata/'))} pieces are stored"
+        if found is None
+        else f"Published; it took {found.seconds / 60:.1f} minutes",
+    ]
+
+
 class _ErrataRun:
     """One comparison under way."""
 
@@ -95,31 +130,29 @@ class _ErrataRun:
         should_stop: Callable[[], bool] | None,
     ) -> None:
         self.store, self.spec = store, spec
-        self._on_progress = on_progress
-        self._what = ""
+        self._on_progress, self._what = on_progress, ""
         self.flow = Flow(store, on_progress=lambda now: on_progress(self._what, now), should_stop=should_stop)
         self.dataset = load_dataset(spec.training.dataset)
         self._corrected: Responses | None = None
+        self._checkpoints: dict[int, Checkpoint] = {}
 
     def _begin(self, what: str) -> None:
         self._what = what
         self._on_progress(what, None)
 
-    def _checkpoint(self, seed: int) -> Checkpoint:
-        self._begin(f"training initialisation {seed}")
-        return self.flow.train(self.spec.of_seed(seed), [self.spec.epoch])[0]
-
-    @cached_property
-    def checkpoints(self) -> dict[int, Checkpoint]:
-        """Initialisation → its network."""
-        return {seed: self._checkpoint(seed) for seed in self.spec.seeds}
+    def checkpoint(self, seed: int) -> Checkpoint:
+        """Train an initialisation, unless that has been done."""
+        if seed not in self._checkpoints:
+            self._begin(f"training initialisation {seed}")
+            self._checkpoints[seed] = self.flow.train(self.spec.of_seed(seed), [self.spec.epoch])[0]
+        return self._checkpoints[seed]
 
     @cached_property
     def epsilon(self) -> float:
         """In pixels, calibrated on the first initialisation."""
         from fss_core.measurement import Measurement
 
-        _ = self.checkpoints
+        self.checkpoint(self.spec.training.seed)
         self._begin("choosing ε")
         spec = MeasurementSpec(
             training=self.spec.training,
@@ -138,7 +171,7 @@ class _ErrataRun:
         return self.notebook_epsilon if variant.own_epsilon else self.epsilon
 
     def _key(self, variant: Variant) -> str:
-        checkpoint = self.checkpoints[variant.seed]
+        checkpoint = self.checkpoint(variant.seed)
         return "errata/" + digest(
             {
                 "what": "variant of the errata",
@@ -211,7 +244,7 @@ class _ErrataRun:
         if variant.network == HALF_WIDTH:
             network, sha256 = self._train_half_width()
         else:
-            checkpoint = self.checkpoints[variant.seed]
+            checkpoint = self.checkpoint(variant.seed)
             network, sha256 = load_network(checkpoint), checkpoint.sha256
         layers = list(describe_layers(network, self.dataset.image_shape))[:: self.spec.every]
         pixels = self.dataset.probe.pixels(0, self.spec.num_images)
@@ -287,7 +320,7 @@ class _ErrataRun:
             from fss_core.checkpoints import load_network
 
             self._begin("measuring: the same with the fast engine")
-            network = load_network(self.checkpoints[own.seed])
+            network = load_network(self.checkpoint(own.seed))
             names = [layer.facts.name for layer in corrected.layers[:-1]]
             pixels = self.dataset.probe.pixels(0, self.spec.num_images)
             labels = torch.from_numpy(np.array(corrected.labels))

@@ -31,9 +31,9 @@ class ErrataSpec:
     """
 
     training: TrainingSpec = field(
-        default_factory=lambda: TrainingSpec(network="shufflenet_v2_x1_0", dataset="mnist", num_train=10_000)
+        default_factory=lambda: TrainingSpec(network="shufflenet_v2_x1_0", dataset="mnist5k")
     )
-    epoch: int = 2
+    epoch: int = 3
     num_images: int = 200
     num_thresholds: int = 13
     every: int = 8
