@@ -92,6 +92,13 @@ class Variant:
     own_epsilon: bool = False
     scope: Scope = "layers"
 
+    @property
+    def short_title(self) -> str:
+        """Its name where there is little room: the number of the difference, wherever it is one."""
+        return {CORRECTED: "Corr.", "2-own-epsilon": "2, ε", "procedure": "not 7", "all": "All"}.get(
+            self.name, self.name
+        )
+
 
 def list_variants(spec: ErrataSpec) -> tuple[Variant, ...]:
     """List what is compared, the corrected method first.
