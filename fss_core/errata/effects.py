@@ -27,7 +27,7 @@ from fss_core.specs import GLOBAL_LAYER, ScoreSpec
 NOT_MEASURED = "not measured"
 """Why there is no effect where a variant is not about these scores."""
 
-_RESAMPLES = 1000
+_RESAMPLES, _TIED = 1000, 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,13 +254,14 @@ def _ranking(variant: Variant, score: ScoreSpec, measured: Mapping[str, Response
     values = [_by_layer(own, how, "layers", kind) for own, how in sides.values()]
     names = [name for name in values[0] if not any(isinstance(own[name], str) for own in values)]
     scores = [[_value(_known(own[name])) for name in names] for own in values]
+    tau, reason = None, ""
     if len(names) < 2:
         reason = "fewer than two layers have a score in both"
-        return Ranking(
-            variant=variant.name, kind=kind, num_layers=len(names), tau=None, low=None, high=None, reason=reason
-        )
-    tau = float(stats.kendalltau(*scores).statistic)
-    return Ranking(variant=variant.name, kind=kind, num_layers=len(names), tau=tau, low=None, high=None, reason="")
+    elif min(np.ptp(own) for own in scores) < _TIED:
+        reason = "all layers have the same score"
+    else:
+        tau = float(stats.kendalltau(*scores).statistic)
+    return Ranking(variant=variant.name, kind=kind, num_layers=len(names), tau=tau, low=None, high=None, reason=reason)
 
 
 def _value(parts: Parts) -> float:
