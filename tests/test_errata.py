@@ -373,6 +373,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
         yield store
 
 
+@pytest.mark.slow
 def test_a_comparison_that_is_stopped_goes_on_and_is_published(
     small: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fss: Fss
 ) -> None:

@@ -254,7 +254,7 @@ def _layer_by_layer(errata: Errata) -> None:
 
 
 def _title(variant: Variant) -> str:
-    return variant.title if len(variant.differences) > 1 else f"{variant.differences[0]}. {variant.title}"
+    return f"{variant.differences[0]}. {variant.title}" if len(variant.differences) == 1 else variant.title
 
 
 def _heatmap(errata: Errata, kind: Kind) -> None:
@@ -325,6 +325,6 @@ def _save(errata: Errata) -> None:
         lambda: json.dumps(errata_json(errata.record), ensure_ascii=False, indent=1).encode(),
         "fss-errata.json",
         "application/json",
-        key="save_errata",
+        key="save_everything",
         on_click="ignore",
     )
