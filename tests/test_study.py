@@ -384,7 +384,7 @@ def test_presets_are_what_they_promise() -> None:
         cells = find_preset(name).cells
         assert {cell.network for cell in cells} <= NETWORKS.keys()
         assert len({cell.folder for cell in cells}) == len({cell.key for cell in cells}) == len(cells)
-    with pytest.raises(UnknownNameError, match="no study 'big'; choose from demo, laptop, paper$"):
+    with pytest.raises(UnknownNameError, match=r"no study 'big'; choose from demo, laptop, paper$"):
         find_preset("big")
     with pytest.raises(UnknownNameError, match="no cell in the study demo 'resnet18/mnist'"):
         find_preset("demo").chosen(["resnet18/mnist"])

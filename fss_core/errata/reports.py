@@ -15,12 +15,13 @@ from fss_core.specs import to_json
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """Write a change with its sign.
+    """Write a change with its sign, and a true minus; what is rounded to zero has a plus.
 
-    >>> signed(-0.0421)
-    '−0.042'
+    >>> signed(-0.0421), signed(-0.0001)
+    ('−0.042', '+0.000')
     """
-    return f"{value:+.{digits}f}".replace("-", "−")
+    text = f"{value:+.{digits}f}"
+    return text.replace("-", "−" if float(text) else "+")
 
 
 def change_words(own: Effect) -> str:
@@ -43,7 +44,8 @@ def ranking_words(own: Ranking) -> str:
     """Write a rank agreement, with its interval if it has one."""
     if own.tau is None:
         return own.reason
-    return f"{own.tau:.2f}" + ("" if own.low is None or own.high is None else f" [{own.low:.2f}, {own.high:.2f}]")
+    text = f"{own.tau:.2f}" + ("" if own.low is None or own.high is None else f" [{own.low:.2f}, {own.high:.2f}]")
+    return text.replace("-", "−")
 
 
 def spread_words(own: Spread) -> str:

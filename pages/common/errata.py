@@ -111,7 +111,7 @@ def _tiles(errata: Errata) -> None:
         note = f"all at once, of {own.num_layers} layers, adversarial score"
         boxes.append(("Layers with another call", str(own.num_calls_changed), note))
     if ranking is not None:
-        value = "–" if ranking.tau is None else f"{ranking.tau:.2f}"
+        value = "–" if ranking.tau is None else f"{ranking.tau:.2f}".replace("-", "−")
         note = ranking.reason or f"between all at once and corrected, {ranking.num_layers} layers; 1 is the same order"
         boxes.append(("Kendall’s τ of the ranking", value, note))
     html = "".join(
