@@ -37,18 +37,26 @@ def show(**query: str) -> AppTest:
     return page
 
 
-def table(page: AppTest) -> list[list[str]]:
+def words(cell: str) -> str:
+    return " ".join(cell.split())
+
+
+def table(page: AppTest) -> dict[str, list[list[str]]]:
+    """Words of a difference, up to the first full stop after its title → its lines of numbers."""
     html = next(own.value for own in page.get("html") if "fss-errata" in own.value)
-    rows = re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)[1:]
-    return [[re.sub("<.*?>", " ", cell) for cell in re.findall(r"<td.*?>(.*?)</td>", row, re.DOTALL)] for row in rows]
+    found: dict[str, list[list[str]]] = {}
+    for row in re.findall(r"<tr.*?>(.*?)</tr>", html, re.DOTALL)[1:]:
+        cells = [words(re.sub("<.*?>", " ", cell)) for cell in re.findall(r"<td.*?>(.*?)</td>", row, re.DOTALL)]
+        if len(cells) == 1:
+            name = cells[0].partition(" Notebooks:")[0]
+            found[name] = []
+        else:
+            found[name].append(cells)
+    return found
 
 
 def effect(record: ErrataRecord, variant: str, kind: str = "adversarial", scope: str = "layers") -> Effect:
     return next(own for own in record.effects if (own.variant, own.scope, own.kind) == (variant, scope, kind))
-
-
-def words(cell: str) -> str:
-    return " ".join(cell.split())
 
 
 def test_without_a_comparison_the_page_says_what_differs_and_what_measures_it(empty_cache: Path) -> None:
@@ -56,38 +64,36 @@ def test_without_a_comparison_the_page_says_what_differs_and_what_measures_it(em
     assert [own.value for own in page.title] == ["Errata and differences"]
     assert [own.value for own in page.code] == ["fss study --preset notebook"]
     assert complaints(page) == []
-    rows = table(page)
-    assert len(rows) == len(DIFFERENCES) == 8
-    for own, (text,) in zip(DIFFERENCES, rows, strict=True):
-        assert text.strip().startswith(f"{own.number}. {own.title}")
-        assert own.here in text
+    assert table(page) == {f"{own.number}. {own.title}.": [] for own in DIFFERENCES}
+    assert len(DIFFERENCES) == 8
+    assert all(own.here in text_of(page) for own in DIFFERENCES)
     assert alts(page) == {}
 
 
 def test_each_difference_stands_beside_what_it_does(record: ErrataRecord) -> None:
     page = show()
     assert complaints(page) == []
-    rows = {words(row[0]).split(" Notebooks:")[0]: [words(cell) for cell in row[1:]] for row in table(page)}
+    rows = table(page)
     assert [name[:2] for name in rows if name[0].isdigit()] == [f"{number}." for number in range(1, 9)]
     for title, variant, scope in (
-        ("1. Training mode", "1", "layers"),
-        ("3. Adaptive attack", "3", "layers"),
-        ("4. Half the width", "4", "layers"),
-        ("6. Last layer only", "6", "whole"),
-        ("7. Other score", "7", "layers"),
-        ("8. Pulses with gaps", "8", "layers"),
+        ("1. Training mode.", "1", "layers"),
+        ("3. Adaptive attack.", "3", "layers"),
+        ("4. Half the width.", "4", "layers"),
+        ("6. Last layer only.", "6", "whole"),
+        ("7. Other score.", "7", "layers"),
+        ("8. Pulses with gaps.", "8", "layers"),
         ("All at once : 1, 2, 3, 6, 7, 8", "all", "layers"),
     ):
         for place, kind in enumerate(("clean", "adversarial", "difference")):
-            assert rows[title][place] == change_words(effect(record, variant, kind, scope)), (title, kind)
-    assert rows["8. Pulses with gaps"][1] == "0 (the same responses)"
+            assert rows[title][0][1 + place] == change_words(effect(record, variant, kind, scope)), (title, kind)
+    assert rows["8. Pulses with gaps."][0][2] == "0 (the same responses)"
     spread = next(own for own in record.spreads if own.kind == "adversarial")
-    assert rows["5. One initialisation"][1] == (
-        spread_words(spread).replace(" ", " ", 1).replace("0.", "±0.", 1) + "; notebooks: 0"
-    )
+    assert rows["5. One initialisation."][0][2] == f"±{spread_words(spread)} notebooks: 0"
     own = effect(record, "1")
-    assert rows["1. Training mode"][3] == f"{own.num_calls_changed} of {own.num_layers}"
-    assert rows["Not clamped, their ε: ε = 30/255"][1].startswith("only 12 adversarial images are right")
+    assert rows["1. Training mode."][0][4] == f"{own.num_calls_changed} of {own.num_layers}"
+    same, theirs = rows["2. Attack not clamped."]
+    assert (same[0], theirs[0]) == ("change, at ε = 2/255", "change, at ε = 30/255")
+    assert theirs[2].startswith("only 12 adversarial images are right")
     text = text_of(page)
     assert "n = 120 probe images, 3 thresholds, 3 layers (every 28th)" in text
     assert "exactly the images right that the fast engine" in text

@@ -51,7 +51,7 @@ def errata_grid(errata: Errata, kind: Kind) -> AgreementGrid:
         row_texts=tuple(f"<b>{html.escape(name, quote=False)}</b>, {html.escape(kinds[name])}" for name in rows),
         groups=(
             ("Here", 1),
-            ("One difference of the notebooks", num_single),
+            ("One difference", num_single),
             ("All", len(variants) - 1 - num_single),
         ),
         columns=tuple(

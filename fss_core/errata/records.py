@@ -138,6 +138,11 @@ class ErrataRecord:
         """Wall time of all measurements."""
         return sum(own.seconds for own in self.measured)
 
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor time of all measurements."""
+        return sum(own.cpu_seconds for own in self.measured)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Errata:

@@ -38,9 +38,7 @@ def change_figure(effects: Sequence[Effect], titles: dict[str, str], *, dark: bo
     reach = 1.08 * max(float(np.abs([low, high]).max()) if found else 0.0, 0.02)
     places = np.arange(len(found))
     figure.update_layout(hovermode="closest", showlegend=False)
-    figure.update_xaxes(
-        range=[-reach, reach], title={"text": "change of the mean score of the layers"}, showgrid=True, nticks=6
-    )
+    figure.update_xaxes(range=[-reach, reach], title={"text": "change of the mean score"}, showgrid=True, nticks=6)
     figure.update_xaxes(gridcolor=colours.faint, zeroline=True, zerolinecolor=colours.muted, zerolinewidth=1)
     figure.update_yaxes(range=[len(found) - 0.5, -0.5], tickvals=places, ticktext=names, ticks="")
     figure.update_yaxes(tickfont={"color": colours.ink, "size": 12})

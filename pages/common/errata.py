@@ -80,7 +80,7 @@ def _about(errata: Errata) -> None:
         f"{spec.num_thresholds} thresholds, {len(own.layers) - 1} layers (every {spec.every}th) and the whole network, "
         f"FGSM at ε = {record.epsilon * 255:.3g}/255, calibrated. Unfiltered accuracy: clean {own.clean_accuracy:.3f}, "
         f"adversarial {own.adversarial_accuracy:.3f}. Published with this version; measured in "
-        f"{record.seconds / 60:.0f} minutes. "
+        f"{record.cpu_seconds / 60:.0f} minutes of processor time. "
         + (
             "Without a switch the plain loop gets exactly the images right that the fast engine gets right."
             if record.engine_agrees
@@ -128,13 +128,16 @@ _HEADS = ("Difference", "Clean", "Adversarial", "Difference of both", "Other cal
 
 
 def _table(errata: Errata | None) -> str:
-    """Write the differences as a table; without a comparison, in words only."""
+    """Write the differences as a table, each as a line of words above its numbers; without a comparison, words only."""
     heads = _HEADS if errata is not None else _HEADS[:1]
     head = "".join(f"<th>{text}</th>" for text in heads)
     lines = [_all_at_once(errata)] if errata is not None else []
     body = "".join([*(_rows(own, errata) for own in DIFFERENCES), *lines])
     return (
-        f"{TABLE_STYLE}<style>.fss-errata td:first-child {{min-width: 20rem;}}</style>"
+        f"{TABLE_STYLE}<style>.fss-errata td:first-child {{min-width: 5.5rem !important;}} "
+        ".fss-errata tr.numbers td {border-top: none !important;} "
+        # As wide as the page beside its side bar, also where the numbers are wider and scroll.
+        ".fss-errata .words {max-width: calc(100vw - 24rem);}</style>"
         f'<div style="overflow-x:auto"><table class="fss-table fss-errata"><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
@@ -143,26 +146,31 @@ def _table(errata: Errata | None) -> str:
 def _rows(difference: Difference, errata: Errata | None) -> str:
     how = f"<small>{escaped(difference.how)}</small>" if difference.how else ""
     text = (
-        f"<td><b>{difference.number}. {escaped(difference.title)}</b><br>Notebooks: {escaped(difference.notebooks)}"
-        f"<br>Here: {escaped(difference.here)}{how}</td>"
+        f'<tr><td class="why" colspan="{1 if errata is None else len(_HEADS)}"><div class="words">'
+        f"<b>{difference.number}. {escaped(difference.title)}.</b> Notebooks: {escaped(difference.notebooks)}<br>"
+        f"Here: {escaped(difference.here)}{how}</div></td></tr>"
     )
     if errata is None:
-        return f"<tr>{text}</tr>"
+        return text
     if difference.number == 5:
-        return f"<tr>{text}{_spread_cells(errata)}</tr>"
+        return text + _numbers("spread", _spread_cells(errata))
     variants = [own for own in list_variants(errata.record.spec) if own.differences == (difference.number,)]
-    cells = [_cells(errata, own) for own in variants]
-    if not cells:
-        return f'<tr>{text}<td class="why" colspan="5">does not apply to this network</td></tr>'
-    lines = [f"<tr>{text}{cells[0]}</tr>"]
-    for own, more in zip(variants[1:], cells[1:], strict=True):
-        lines.append(f"<tr><td>{escaped(own.title)}: {_epsilon(errata, own)}</td>{more}</tr>")
-    return "".join(lines)
+    if not variants:
+        return text + _numbers("change", '<td class="why" colspan="5">does not apply to this network</td>')
+    return text + "".join(_numbers(_label(errata, own), _cells(errata, own)) for own in variants)
 
 
-def _epsilon(errata: Errata, variant: Variant) -> str:
+def _numbers(label: str, cells: str) -> str:
+    return f'<tr class="numbers"><td>{escaped(label)}</td>{cells}</tr>'
+
+
+def _label(errata: Errata, variant: Variant) -> str:
+    if variant.scope == "whole":
+        return "change, whole network"
+    if variant.differences != (2,):
+        return "change"
     epsilon = errata.record.notebook_epsilon if variant.own_epsilon else errata.record.epsilon
-    return f"ε = {epsilon * 255:.3g}/255"
+    return f"change, at ε = {epsilon * 255:.3g}/255"
 
 
 def _all_at_once(errata: Errata) -> str:
@@ -170,7 +178,9 @@ def _all_at_once(errata: Errata) -> str:
     for own in list_variants(errata.record.spec):
         if len(own.differences) > 1:
             numbers = ", ".join(map(str, own.differences))
-            lines.append(f"<tr><td><b>{escaped(own.title)}</b>: {numbers}</td>{_cells(errata, own)}</tr>")
+            words = f"<b>{escaped(own.title)}</b>: {numbers}"
+            lines.append(f'<tr><td class="why" colspan="{len(_HEADS)}">{words}</td></tr>')
+            lines.append(_numbers("change", _cells(errata, own)))
     return "".join(lines)
 
 
@@ -196,7 +206,7 @@ def _spread_cells(errata: Errata) -> str:
     cells = []
     for kind in KINDS:
         value, _, interval = spread_words(spreads[kind]).partition(" ")
-        cells.append(f"<td>±{escaped(value)}<small>{escaped(interval)}; notebooks: 0</small></td>")
+        cells.append(f"<td>±{escaped(value)}<small>{escaped(interval)}</small><small>notebooks: 0</small></td>")
     own = spreads["adversarial"]
     return f"{''.join(cells)}<td>{own.num_calls_apart} of {own.num_layers}</td><td>–</td>"
 
@@ -208,9 +218,9 @@ def _notes(errata: Errata) -> None:
         f"image on the same n = {spec.num_images} images, with {spec.score.level * 100:g} % intervals over images; "
         "score: accuracy above chance relative to the unfiltered network’s, integrated over thresholds (in 7, and all "
         "at once, in the notebooks’ unit). Other calls: layers whose adversarial score is called otherwise, by point "
-        "estimate. τ: Kendall’s, between the rankings of the layers by adversarial score, 1 for the same; no interval "
-        "where the unit of the scores is another. 4 and 5 are other networks, and not part of all at once. In training "
-        "mode a prediction depends on the other images of its batch, which these intervals leave out.</p>"
+        "estimate. τ: Kendall’s, between the two rankings of the layers by adversarial score, 1 for the same; no "
+        "interval where the unit of the scores is another. 4 and 5 are other networks, and not part of all at once. In "
+        "training mode a prediction depends on the other images of its batch, which these intervals leave out.</p>"
     )
 
 
@@ -315,8 +325,8 @@ def _layer_table(errata: Errata, variant: Variant, kind: Kind) -> str:
 def _score_cell(own: Score) -> str:
     if own.score is None or own.low is None or own.high is None:
         return f'<td class="why">{escaped(own.reason)}</td>'
-    interval = f"[{signed(own.low)}, {signed(own.high)}], {own.call}, {own.certainty}"
-    return f"<td>{signed(own.score)}<small>{interval}</small></td>"
+    interval = f"[{signed(own.low)}, {signed(own.high)}]"
+    return f"<td>{signed(own.score)}<small>{interval}</small><small>{own.call}, {own.certainty}</small></td>"
 
 
 def _save(errata: Errata) -> None:
