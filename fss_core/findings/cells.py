@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from fss_core.exports import MANIFEST
 from fss_core.flow import Measured
 from fss_core.imports import read_export
 from fss_core.retraining.published import RETRAINING, read_retraining
@@ -46,8 +47,9 @@ class PublishedCell:
         cell = self.record.cell
         epoch, seed = cell.last if epoch is None else epoch, cell.seeds[0] if seed is None else seed
         name = f"seed{seed}-epoch{epoch:03d}" + ("-whole" if whole else "")
-        there = sorted(path.name for path in self.path.iterdir() if (path / "manifest.json").is_file())
-        return _read(self.path / choose(name, there, what=f"measurement in {self.name}"))
+        there = sorted(path.name for path in self.path.iterdir() if (path / MANIFEST).is_file())
+        path = self.path / choose(name, there, what=f"measurement in {self.name}")
+        return _read(path, (path / MANIFEST).stat().st_mtime_ns)
 
     def retrainings(self) -> list[Retraining]:
         """Read the retrainings of all initialisations; empty if there are none.
@@ -60,7 +62,8 @@ class PublishedCell:
 
 
 @lru_cache(maxsize=64)
-def _read(path: Path) -> Measured:
+def _read(path: Path, modified: int) -> Measured:
+    """Read a measurement once, until it is another: many numbers may be asked of it."""
     return read_export(path, origin="published")
 
 
