@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from fss_core.data import DatasetCard
+from fss_core.errata.bits import layers_of
 from fss_core.errata.effects import local
-from fss_core.errata.records import ErrataRecord, MeasuredRecord, layers_of, write_errata
+from fss_core.errata.records import ErrataRecord, MeasuredRecord, write_errata
 from fss_core.errata.variants import CORRECTED, ErrataSpec, list_variants
 from fss_core.responses import LayerFacts, LayerResponse, Predictions, Responses
 from fss_core.specs import GLOBAL_LAYER, SYNAPTIC_FILTERS, AttackSpec, ResponseSpec, TrainingSpec, filter_rows

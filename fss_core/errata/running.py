@@ -17,16 +17,8 @@ import numpy as np
 
 from fss_core.checkpoints import Checkpoint
 from fss_core.data import load_dataset
-from fss_core.errata.records import (
-    ErrataRecord,
-    LayerRecord,
-    MeasuredRecord,
-    arrays_of,
-    layers_of,
-    read_errata,
-    responses_of,
-    write_errata,
-)
+from fss_core.errata.bits import LayerRecord, arrays_of, layers_of, responses_of
+from fss_core.errata.records import ErrataRecord, MeasuredRecord, read_errata, write_errata
 from fss_core.errata.variants import CORRECTED, HALF_WIDTH, ErrataSpec, Variant, list_variants
 from fss_core.flow import Flow, Progress
 from fss_core.responses import Responses
