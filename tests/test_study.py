@@ -380,12 +380,11 @@ def test_presets_are_what_they_promise() -> None:
     assert len(paper.cells) == 12
     assert {cell.epochs for cell in paper.cells} == {tuple(range(0, 101, 10))}
     assert {cell.retraining.rules for cell in paper.cells if cell.retraining} == {tuple(RULES)}
-    assert len(find_preset("notebook").cells) == 5
     for name in PRESETS:
         cells = find_preset(name).cells
         assert {cell.network for cell in cells} <= NETWORKS.keys()
         assert len({cell.folder for cell in cells}) == len({cell.key for cell in cells}) == len(cells)
-    with pytest.raises(UnknownNameError, match="no study 'big'; choose from demo, laptop, paper, notebook"):
+    with pytest.raises(UnknownNameError, match=r"no study 'big'; choose from demo, laptop, paper$"):
         find_preset("big")
     with pytest.raises(UnknownNameError, match="no cell in the study demo 'resnet18/mnist'"):
         find_preset("demo").chosen(["resnet18/mnist"])
@@ -475,7 +474,7 @@ def test_a_missing_data_set_is_named_and_the_others_go_on(cache: Path, fss: Fss)
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (("--preset", "big"), 1, "no study 'big'"),
+        (("--preset", "big"), 1, "no study 'big'; choose from demo, laptop, paper, small, notebook"),
         (("--preset", grids.NAME, "--cells", "a/b"), 1, "no cell in the study small 'a/b'"),
         (("--preset", grids.NAME, "--budget-minutes", "-1"), 2, "must be at least 0, got -1"),
     ],

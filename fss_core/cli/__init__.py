@@ -2,7 +2,7 @@
 
 Exit codes: 0 done, 1 the domain says no (one line), 2 wrong usage (one line), 130 interrupted (run again to go on).
 ``arguments.py`` says what can be written, and ``naming.py`` reads what it names; ``measuring.py``, ``comparing.py``,
-``retraining.py``, ``studying.py``, ``runs.py`` and ``keeping.py`` do it.
+``retraining.py``, ``studying.py``, ``quoting.py``, ``runs.py`` and ``keeping.py`` do it.
 """
 
 from __future__ import annotations

@@ -287,7 +287,17 @@ def parser() -> argparse.ArgumentParser:
         _verb("studying", "study"),
         "do a whole grid, cell by cell, and publish each that is finished; ask again to go on",
     )
-    study.add_argument("--preset", required=True, metavar="NAME", help="demo, laptop, paper or notebook")
+    what = study.add_mutually_exclusive_group(required=True)
+    what.add_argument("--preset", metavar="NAME", help="demo, laptop, paper or notebook")
+    what.add_argument(
+        "--check",
+        action="store_true",
+        help="recompute every number that README and the page Errata quote from published studies",
+    )
+    what.add_argument("--quote", action="store_true", help="write the findings into README as they come out")
+    study.add_argument(
+        "--readme", type=Path, default=None, help="the file that quotes (default: the checkout's README)"
+    )
     study.add_argument(
         "--budget-minutes",
         type=float,

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from fss_core.cli import quoting
 from fss_core.cli.printing import bars, print_json
-from fss_core.specs import cache_dir
+from fss_core.specs import cache_dir, choose
 
 if TYPE_CHECKING:
     from fss_core.flow import Progress
@@ -20,16 +21,21 @@ if TYPE_CHECKING:
 
 
 def study(options: argparse.Namespace) -> int:
-    """Do a study as far as its budget goes, or only say what it would cost."""
+    """Do a study as far as its budget goes, or only say what it would cost; or check what is quoted from studies."""
+    directory = (options.directory or cache_dir() / "published").expanduser().absolute()
+    if options.check or options.quote:
+        return quoting.check(options, directory) if options.check else quoting.quote(options, directory)
     from fss_core.store import Store
-    from fss_core.study.presets import find_preset
+    from fss_core.study.presets import PRESETS, find_preset
     from fss_core.study.running import OUT_OF_TIME, cell_state, run_study
 
-    preset = find_preset(options.preset)
-    cells = preset.chosen(options.cells)
+    choose(options.preset, (*PRESETS, quoting.NOTEBOOK), what="study")
     if options.budget_minutes is not None and not 0 <= options.budget_minutes < math.inf:
         raise ValueError(f"--budget-minutes must be at least 0, got {options.budget_minutes:g}")
-    directory = (options.directory or cache_dir() / "published").expanduser().absolute()
+    if options.preset == quoting.NOTEBOOK:
+        return quoting.notebook(options, directory)
+    preset = find_preset(options.preset)
+    cells = preset.chosen(options.cells)
     with Store() as store:
         if options.dry_run:
             states = tuple(cell_state(store, preset, cell, directory, "") for cell in cells)

@@ -15,6 +15,7 @@ from fss_core.figures.agreement import (
 )
 from fss_core.figures.coverage import coverage_alt, coverage_chart
 from fss_core.figures.curves import histogram_alt, histogram_figure, response_alt, response_figure
+from fss_core.figures.errata import change_alt, change_figure
 from fss_core.figures.grids import CLICK_CONFIG, MOST_CELLS, cell_of_point, score_heatmap, score_heatmap_alt
 from fss_core.figures.images import images_alt, images_figure
 from fss_core.figures.maps import threshold_heatmap, threshold_heatmap_alt
@@ -41,6 +42,8 @@ __all__ = [
     "agreement_heatmap",
     "agreement_heatmap_alt",
     "cell_of_point",
+    "change_alt",
+    "change_figure",
     "checkpoints_alt",
     "checkpoints_figure",
     "coverage_alt",

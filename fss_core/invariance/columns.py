@@ -196,7 +196,7 @@ def score_column(
     membership = np.zeros((len(rows), len(parts)))
     for own, row in zip(membership, rows, strict=True):
         own[members[row.name]] = 1 / max(len(members[row.name]), 1)
-    merged = {name: _mean([parts[index] for index in own]) for name, own in members.items() if own}
+    merged = {name: mean_parts([parts[index] for index in own]) for name, own in members.items() if own}
     entries = tuple(
         _entry(row.name, label, merged.get(row.name), spec, reasons[row.name], len(members[row.name])) for row in rows
     )
@@ -217,7 +217,7 @@ def _value(parts: Parts) -> float:
     return sum(sign * curve.estimand.estimate(curve.q, curve.z) for sign, curve in parts)
 
 
-def _mean(parts: Sequence[Parts]) -> Parts:
+def mean_parts(parts: Sequence[Parts]) -> Parts:
     """Average scores of the same images: they share z, so the mean is the score of the mean q and reference."""
     return [
         (

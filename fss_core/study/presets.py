@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from fss_core.retraining.rules import RULES
-from fss_core.specs import ScoreSpec, choose
+from fss_core.specs import choose
 from fss_core.study.cells import Cell, CellRetraining, second_look
 
 
@@ -133,49 +133,10 @@ def _paper() -> Preset:
     )
 
 
-_NOTEBOOK_EPSILON: dict[tuple[str, str], float] = {
-    ("resnet18", "mnist"): 30 / 255,
-    ("resnet50", "mnist"): 59 / 255,
-    ("squeezenet1_1", "mnist"): 63 / 255,
-    ("resnet18", "cifar10"): 1.9 / 255,
-    ("resnet50", "cifar10"): 2.6 / 255,
-}
-"""METHOD, what the reference notebooks do differently, 2: in pixels."""
-
-
-def _notebook() -> Preset:
-    cells = tuple(
-        Cell(
-            network=network,
-            dataset=dataset,
-            epochs=(10, 50, 100),
-            num_images=300,
-            num_thresholds=25,
-            attack_mode="adaptive",
-            epsilon=epsilon,
-            score=ScoreSpec(reference="retained", normalise="p0", integration="simpson"),
-            device="cuda",
-        )
-        for (network, dataset), epsilon in _NOTEBOOK_EPSILON.items()
-    )
-    return Preset(
-        name="notebook",
-        title="As the reference notebooks do, as far as this project can: for comparison",
-        cells=cells,
-        notes=(
-            "As in the notebooks: their ε per network, every filtered network attacked anew, accuracy relative to the "
-            "unfiltered network, the fraction of weights kept as the reference, Simpson's rule.",
-            "Not as in the notebooks, as this project has no such switch: networks are filtered in evaluation mode, "
-            "attacked pixels stay within [0, 1], pulses leave no gaps, initialisations differ.",
-        ),
-    )
-
-
 PRESETS: Mapping[str, Callable[[], Preset]] = {
     "demo": _demo,
     "laptop": _laptop,
     "paper": _paper,
-    "notebook": _notebook,
 }
 """By name; each is made when it is asked for."""
 

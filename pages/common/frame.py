@@ -19,6 +19,7 @@ VIEWS = (
     ("pages/epochs.py", "Epochs"),
     ("pages/compare.py", "Compare"),
     ("pages/retrain.py", "Retrain"),
+    ("pages/errata.py", "Errata"),
     ("pages/runs.py", "Runs"),
 )
 """The views, in the order of a first visit; a new one is a file in ``pages/`` and a line here."""
