@@ -1,7 +1,7 @@
 """Questions to a network that are answered while somebody waits: attack some images, filter one layer.
 
-``requests.py`` says what can be asked, ``answers.py`` what comes back; ``service.py`` asks, from a process without torch;
-``laboratory.py`` computes, in the one resident process that ``worker.py`` is, and ``frames.py`` is what they say it in.
+``requests.py`` says what can be asked, ``answers.py`` what comes back; ``service.py`` asks, from a process without
+torch; ``laboratory.py`` computes, in the one resident process that ``worker.py`` is; ``frames.py`` is how they talk.
 Nothing is stored: whatever is to be kept is measured by ``jobs``.
 """
 

@@ -119,8 +119,9 @@ class Response:
     def read(cls, found: StoredArrays) -> Response:
         """Read it back."""
         arrays, meta = found.arrays, cast(dict[str, Any], found.meta)
-        about = {name: meta[name] for name in ("name", "kind", "relative_depth", "num_weights", "num_live")}
-        facts = LayerFacts(**about, **{name: arrays[name] for name in _FACTS})
+        about: dict[str, Any] = {name: arrays[name] for name in _FACTS}
+        about |= {name: meta[name] for name in ("name", "kind", "relative_depth", "num_weights", "num_live")}
+        facts = LayerFacts(**about)
         return cls(
             responses=Responses(
                 spec=from_json(ResponseSpec, meta["spec"]),
@@ -188,15 +189,15 @@ def join_responses(parts: Sequence[Response]) -> Responses:
     first = parts[0].responses
     rows = tuple(row for part in parts for row in part.responses.rows)
     layers = [part.responses.layers[0] for part in parts]
-    joined = {
+    joined: dict[str, Any] = {
         name: np.concatenate([getattr(own.facts, name) for own in layers])
         for name in ("num_kept", "num_live_kept", "changes")
     }
     filters = tuple(dict.fromkeys(row.filter for row in rows))
-    draws = sum(row.filter == CONTROL_FILTER for row in rows)
+    draws = sum(row.filter == CONTROL_FILTER for row in rows) or first.spec.num_draws
     return replace(
         first,
-        spec=replace(first.spec, filters=filters, **({"num_draws": draws} if draws else {})),
+        spec=replace(first.spec, filters=filters, num_draws=draws),
         rows=rows,
         layers=(
             LayerResponse(
