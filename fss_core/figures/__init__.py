@@ -15,7 +15,7 @@ from fss_core.figures.agreement import (
 )
 from fss_core.figures.areas import area_alt, area_figure, calls_alt, calls_figure
 from fss_core.figures.attacks import attack_alt, attack_figure, sweep_alt, sweep_figure
-from fss_core.figures.coverage import coverage_alt, coverage_chart
+from fss_core.figures.coverage import coverage_alt, coverage_chart, mark_rule
 from fss_core.figures.curves import histogram_alt, histogram_figure, response_alt, response_figure
 from fss_core.figures.grids import CLICK_CONFIG, MOST_CELLS, cell_of_point, score_heatmap, score_heatmap_alt
 from fss_core.figures.images import images_alt, images_figure
@@ -59,6 +59,7 @@ __all__ = [
     "histogram_figure",
     "images_alt",
     "images_figure",
+    "mark_rule",
     "place_of_point",
     "profile_alt",
     "profile_figure",

@@ -125,7 +125,7 @@ def calls_figure(scores: Sequence[Score], titles: Sequence[str], tolerance: floa
         The figure.
     """
     colours = palette(dark)
-    figure = empty_figure(dark, height=90 + 58 * len(scores), margin={"l": 128, "r": 150, "t": 14, "b": 50})
+    figure = empty_figure(dark, height=90 + 72 * len(scores), margin={"l": 14, "r": 14, "t": 14, "b": 50})
     figure.update_layout(showlegend=False, hovermode="closest")
     ends = [end for own in scores for end in (own.low, own.high) if end is not None] + [-0.12, 0.12]
     pad = 0.06 * (max(ends) - min(ends))
@@ -138,12 +138,7 @@ def calls_figure(scores: Sequence[Score], titles: Sequence[str], tolerance: floa
         gridcolor=colours.faint,
         **_RULED,
     )
-    figure.update_yaxes(
-        range=[len(scores) - 0.5, -0.5],
-        tickvals=list(range(len(scores))),
-        ticktext=[plain(title) for title in titles],
-        tickfont={"color": colours.ink, "size": 12},
-    )
+    figure.update_yaxes(range=[len(scores) - 0.5, -0.6], visible=False)
     figure.add_vrect(x0=-tolerance, x1=tolerance, fillcolor=colours.ink_band, line={"width": 0}, layer="below")
     figure.add_vline(x=0, line={"color": colours.muted, "width": 1, "dash": "dot"})
     known = [(row, own) for row, own in enumerate(scores) if own.score is not None]
@@ -170,14 +165,15 @@ def calls_figure(scores: Sequence[Score], titles: Sequence[str], tolerance: floa
         hovertemplate="%{x:+.3f} [%{customdata[0]:+.3f}, %{customdata[1]:+.3f}]<extra></extra>",
         name="scores",
     )
-    for row, own in enumerate(scores):
+    for row, (own, title) in enumerate(zip(scores, titles, strict=True)):
         words = f"<b>{letter(own)}</b> {own.call}, {own.certainty}" if own.call else "not measurable"
         figure.add_annotation(
-            text=words,
-            x=1.01,
+            text=f"{plain(title)}: {words}",
+            x=0,
             xref="paper",
             xanchor="left",
-            y=row,
+            y=row - 0.22,
+            yanchor="bottom",
             showarrow=False,
             font={"size": 12, "color": colours.ink},
         )

@@ -28,7 +28,7 @@ def verdicts_figure(
         The figure; filled where the interval does not contain 0.
     """
     colours = palette(dark)
-    figure = empty_figure(dark, height=100 + 34 * max(len(titles), 2), margin={"l": 190, "r": 14, "t": 10, "b": 50})
+    figure = empty_figure(dark, height=100 + 50 * max(len(titles), 2), margin={"l": 14, "r": 14, "t": 10, "b": 50})
     figure.update_layout(showlegend=False, hovermode="closest")
     known = [(row, own) for row, own in enumerate(estimates) if own is not None]
     ends = [end for _, own in known for end in (own.low, own.high)] + [-0.05, 0.05]
@@ -42,12 +42,7 @@ def verdicts_figure(
         gridcolor=colours.faint,
         **_RULED,
     )
-    figure.update_yaxes(
-        range=[len(titles) - 0.5, -0.5],
-        tickvals=list(range(len(titles))),
-        ticktext=[plain(shorten(title, 30)) for title in titles],
-        tickfont={"color": colours.ink, "size": 11},
-    )
+    figure.update_yaxes(range=[len(titles) - 0.5, -0.6], visible=False)
     figure.add_vline(x=0, line={"color": colours.muted, "width": 1.4})
     numbers = np.array([(own.value, own.low, own.high) for _, own in known], dtype=np.float64).reshape(-1, 3)
     figure.add_scatter(
@@ -72,11 +67,17 @@ def verdicts_figure(
         hovertemplate="%{x:+.3f} [%{customdata[0]:+.3f}, %{customdata[1]:+.3f}]<extra></extra>",
         name="differences",
     )
-    for row, own in enumerate(estimates):
-        if own is None:
-            figure.add_annotation(
-                text="not tested", x=0, y=row, xanchor="left", showarrow=False, font={"color": colours.muted}
-            )
+    for row, (own, title) in enumerate(zip(estimates, titles, strict=True)):
+        figure.add_annotation(
+            text=plain(shorten(title, 44)) + (": not tested" if own is None else ""),
+            x=0,
+            xref="paper",
+            xanchor="left",
+            y=row - 0.18,
+            yanchor="bottom",
+            showarrow=False,
+            font={"size": 11, "color": colours.ink},
+        )
     return figure
 
 

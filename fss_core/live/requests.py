@@ -52,6 +52,11 @@ class Filtered:
         _check(self.num_thresholds, 2, LARGEST_NUM_THRESHOLDS, "num_thresholds")
         _check(self.k, 0, self.num_thresholds - 1, "k")
 
+    @property
+    def position(self) -> float:
+        """t, the position of the threshold on [0, 1]."""
+        return self.k / (self.num_thresholds - 1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttackRequest:

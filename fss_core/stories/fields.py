@@ -96,6 +96,11 @@ def perturbation_scale(epsilon: float) -> float:
     return 0.5 / epsilon if epsilon else 1.0
 
 
+def largest_change(answer: Attacked) -> float:
+    """Find the largest change of a pixel of the one image, on [0, 1]."""
+    return float(np.abs(answer.adversarial - answer.clean).max())
+
+
 def attack_fields(answer: Attacked, ready: Ready, epsilon: float, position: float | None) -> Fields:
     """Say what an attack does; ``position`` is that of the filter's threshold, if there is one."""
     names = ready.class_names

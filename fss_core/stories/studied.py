@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from fss_core.flow import Measured
 from fss_core.invariance import Invariance
 from fss_core.invariance.groups import entries_by_row
 from fss_core.invariance.reports import statistic_words
-from fss_core.retraining.comparing import Comparison, Estimate
+from fss_core.retraining.comparing import NO_RETRAINING, Comparison, Estimate
 from fss_core.retraining.pictures import RetrainPicture
 from fss_core.retraining.results import Judged
 from fss_core.retraining.rules import PAPERS_RULE, RULES
@@ -37,6 +38,18 @@ class Place:
     dataset: str
     epsilon: float
     published: bool
+
+    @staticmethod
+    def of(measured: Measured) -> Place:
+        """Read it off a measurement, the last of several epochs."""
+        own = measured.spec.training
+        assert measured.responses.attack is not None
+        return Place(
+            network=NETWORKS.get(own.network, own.network),
+            dataset=measured.card.title,
+            epsilon=measured.responses.attack.epsilon,
+            published=measured.origin == "published",
+        )
 
     def fields(self, num_images: int) -> Fields:
         """Say it."""
@@ -146,6 +159,12 @@ def _of(picture: RetrainPicture) -> Fields:
         published=picture.origin == "published",
     )
     return place.fields(own.num_images)
+
+
+def only_rule(comparison: Comparison, rule: str) -> Comparison:
+    """Leave the network before retraining, and one rule."""
+    rows = tuple(row for row in comparison.rows if row.rule in (NO_RETRAINING, rule))
+    return replace(comparison, spec=replace(comparison.spec, rules=(rule,)), rows=rows)
 
 
 def coverage_fields(picture: RetrainPicture, rule: str) -> Fields:
