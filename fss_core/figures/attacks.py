@@ -80,7 +80,10 @@ def attack_figure(
             x=small(places),
             y=small(probabilities[row]),
             name=name,
-            marker={"color": colour, "pattern": {"shape": pattern, "fgcolor": colours.ground, "size": 5}},
+            marker={
+                "color": colour,
+                "pattern": {"shape": pattern, "fillmode": "overlay", "fgcolor": colours.ground, "solidity": 0.15},
+            },
             hovertemplate=f"{name}, class %{{x}}: %{{y:.3f}}<extra></extra>",
         )
     figure.update_layout(
@@ -183,7 +186,7 @@ def sweep_figure(
         y=chance,
         line={"color": colours.muted, "width": 1, "dash": "dot"},
         annotation={"text": "chance", "font": {"size": 11, "color": colours.muted}},
-        annotation_position="top right",
+        annotation_position="bottom left",
     )
     if chosen is not None:
         figure.add_vline(x=chosen, line={"color": colours.ink, "width": 1})

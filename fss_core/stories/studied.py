@@ -10,6 +10,7 @@ from fss_core.flow import Measured
 from fss_core.invariance import Invariance
 from fss_core.invariance.groups import entries_by_row
 from fss_core.invariance.reports import statistic_words
+from fss_core.invariance.results import RankAgreement
 from fss_core.retraining.comparing import NO_RETRAINING, Comparison, Estimate
 from fss_core.retraining.pictures import RetrainPicture
 from fss_core.retraining.results import Judged
@@ -103,15 +104,18 @@ def profile_fields(found: Invariance, place: Place, label: str) -> Fields:
 
 
 def trajectory_fields(found: Invariance, place: Place, layer: str) -> Fields:
-    """Say where a layer begins and where it ends."""
+    """Say where a layer begins and where it ends, of the epochs at which it is measurable."""
     entries = entries_by_row(found.table)[layer]
-    first, last = entries[0], entries[-1]
+    measurable = [own for own in entries if own.score is not None] or entries
+    first, last = measurable[0], measurable[-1]
 
     def score(value: float | None) -> str:
         return "not measurable" if value is None else f"{value:+.3f}"
 
     return _over_epochs(found, place) | {
         "layer": layer,
+        "first": first.column,
+        "last": last.column,
         "first_score": score(first.score),
         "last_score": score(last.score),
         "first_call": str(first.call or "not measurable"),
@@ -120,13 +124,15 @@ def trajectory_fields(found: Invariance, place: Place, layer: str) -> Fields:
 
 
 def rankings_fields(found: Invariance, place: Place) -> Fields:
-    """Say how alike the first and the last epoch rank the layers."""
-    labels = [own.label for own in found.table.columns]
-    pairs = [own for own in found.rankings if {own.first, own.second} == {labels[0], labels[-1]}]
-    if pairs:
-        sentence = f"Kendall's τ between epochs {labels[0]} and {labels[-1]}: {statistic_words(pairs[0].tau)}."
-    else:
-        sentence = "The first and the last epoch have no layers in common that can be ranked."
+    """Say how alike the first and the last epoch rank the layers, of the epochs at which they can be ranked."""
+
+    def distance(own: RankAgreement) -> tuple[bool, int]:
+        return own.tau.value is not None, abs(int(own.second) - int(own.first))
+
+    sentence = "There is only one epoch."
+    if found.rankings:
+        own = max(found.rankings, key=distance)
+        sentence = f"Kendall's τ between epochs {own.first} and {own.second}: {statistic_words(own.tau)}."
     return _over_epochs(found, place) | {"layers": str(len(found.table.rows)), "tau_sentence": sentence}
 
 
@@ -201,6 +207,15 @@ def retraining_fields(picture: RetrainPicture, rule: str) -> Fields:
     }
 
 
+def judged_words(judged: str) -> str:
+    """Write what networks are judged on.
+
+    >>> judged_words("fgsm"), judged_words("clean")
+    ('FGSM', 'clean')
+    """
+    return judged.upper() if judged in ("fgsm", "pgd") else judged
+
+
 def difference(comparison: Comparison, judged: Judged, against: str) -> Estimate | None:
     """Find what the paper's rule gains; ``None`` where that was not tested."""
     row = comparison.row(PAPERS_RULE)
@@ -216,7 +231,7 @@ def verdicts_fields(pictures: Sequence[RetrainPicture], judged: Judged, against:
     hurts = sum(own is not None and own.high < 0 for own in found)
     missing = sum(own is None for own in found)
     return _of(pictures[0]) | {
-        "judged": judged.upper() if judged in ("fgsm", "pgd") else judged,
+        "judged": judged_words(judged),
         "against": against,
         "cells": str(len(found)),
         "helps": str(helps),

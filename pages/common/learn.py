@@ -30,13 +30,16 @@ LARGER = 1.3
 
 _STYLE = """
 <style>
-.block-container {padding-top: 2.6rem; max-width: 1700px;}
+.block-container {padding-top: 3.9rem; max-width: 1700px;}
 h1 {font-size: 1.9rem !important;}
 .st-key-learn_columns h2 {font-size: 1.55rem !important; line-height: 1.25;}
 .st-key-learn_words p, .st-key-learn_words li {font-size: 1.28rem; line-height: 1.5;}
-.st-key-learn_words .fss-source {font-size: 1rem; opacity: 0.85; margin: 0;}
+.st-key-learn_columns [data-testid="stCaptionContainer"], .st-key-learn_columns [data-testid="stCaptionContainer"] p {
+  color: inherit; opacity: 1; font-size: 1.02rem;}
 .st-key-learn_question {border-left: 4px solid currentColor; padding-left: 0.9rem;}
 .st-key-learn_control p {font-size: 1.15rem;}
+.st-key-learn_control [data-testid="stWidgetLabel"] {margin-bottom: 0.55rem;}
+.st-key-learn_navigation button p {font-size: 1.1rem;}
 .st-key-learn_control [data-testid="stSliderThumbValue"], .st-key-learn_control [data-baseweb="select"] {
   font-size: 1.15rem;}
 .st-key-learn_where p {font-size: 1.1rem; font-variant-numeric: tabular-nums;}
@@ -45,7 +48,7 @@ h1 {font-size: 1.9rem !important;}
   .st-key-learn_columns [data-testid="stColumn"] {flex: 1 1 100% !important; width: 100% !important;}
 }
 @media (max-width: 600px) {
-  .block-container {padding: 3rem 0.9rem 2rem 0.9rem;}
+  .block-container {padding: 3.6rem 0.9rem 2rem 0.9rem;}
   h1 {font-size: 1.5rem !important;}
 }
 </style>
@@ -261,8 +264,17 @@ def slide(place: Place, label: str, options: Sequence[int], words_of: Callable[[
     return chosen
 
 
-def pick(place: Place, label: str, options: Sequence[str], default: str = "") -> str:
+def pick(
+    place: Place, label: str, options: Sequence[str], default: str = "", words_of: Callable[[str], str] = str
+) -> str:
     """Draw the step's box.
+
+    Args:
+        place: which step.
+        label: of the box.
+        options: what can be chosen.
+        default: what is chosen unless the address or the story says otherwise.
+        words_of: writes an option.
 
     Returns:
         What is chosen; the first option unless the address, the story or ``default`` says otherwise.
@@ -273,7 +285,7 @@ def pick(place: Place, label: str, options: Sequence[str], default: str = "") ->
     key = place.key("pick")
     st.session_state[key] = chosen
     with st.container(key="learn_control"):
-        st.selectbox(label, options, key=key, on_change=_take, args=(key, "pick"))
+        st.selectbox(label, options, key=key, format_func=words_of, on_change=_take, args=(key, "pick"))
     return chosen
 
 
@@ -281,10 +293,13 @@ def _take(key: str, name: str) -> None:
     st.session_state[name] = st.session_state[key]
 
 
-def draw(figure: go.Figure, key: str, alt: str, larger: float = LARGER) -> None:
-    """Draw a figure larger than elsewhere."""
+def draw(figure: go.Figure, key: str, alt: str, *, larger: float = LARGER, height: int | None = None) -> None:
+    """Draw a figure larger than elsewhere, and of a height of its own where two must find room on a screen."""
+    shown = figures.enlarged(figure, larger)
+    if height is not None:
+        shown.update_layout(height=height)
     st.plotly_chart(
-        figures.enlarged(figure, larger),
+        shown,
         key=f"learn_{key}",
         theme=None,
         width="stretch",

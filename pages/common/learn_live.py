@@ -68,10 +68,6 @@ def prepare(store: Store, place: Place) -> None:
 # Asking ---------------------------------------------------------------------------------------------------
 
 
-def _spinner() -> object:
-    return st.spinner("Asking the network …", show_time=False)
-
-
 def _epsilon(place: Place, ready: Ready) -> float:
     own = float(place.step.settings["epsilon"])
     return ready.epsilon if own < 0 else own / 255
@@ -196,11 +192,10 @@ def _filter(place: Place, ready: Ready) -> dict[str, str]:
     removed = summaries.removed_weights(facts, responses.rows, name, k)
     curves = summaries.response_curves(responses, layer, name, ScoreSpec())
     control = summaries.control_band(responses, layer)
-    learn.draw(
-        figures.histogram_figure(facts, removed, dark=is_dark()), "histogram", figures.histogram_alt(facts, removed)
-    )
+    histogram = figures.histogram_figure(facts, removed, dark=is_dark())
+    learn.draw(histogram, "histogram", figures.histogram_alt(facts, removed), height=215)
     figure = figures.response_figure(curves, control, dark=is_dark(), threshold_index=k)
-    learn.draw(figure, "curves", figures.response_alt(curves))
+    learn.draw(figure, "curves", figures.response_alt(curves), height=380)
     return said.filter_fields(ready, curves, control, removed, k)
 
 

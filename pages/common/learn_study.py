@@ -203,11 +203,12 @@ def _curves(place: Place, own: RetrainPicture, pictures: Sequence[RetrainPicture
 
 def _verdicts(place: Place, own: RetrainPicture, pictures: Sequence[RetrainPicture]) -> Said:
     settings = place.step.settings
-    judged = cast(Judged, learn.pick(place, "Judged on", JUDGED, str(settings["judged"])))
+    judged = cast(Judged, learn.pick(place, "Judged on", JUDGED, str(settings["judged"]), studied.judged_words))
     against = str(settings["against"])
     titles = [studied.picture_title(picture) for picture in pictures]
     estimates = [studied.difference(picture.last, judged, against) for picture in pictures]
-    what = f"{judged} accuracy, after minus {'before' if against == 'no retraining' else 'retraining all'}"
+    other = "before" if against == "no retraining" else "retraining all"
+    what = f"{studied.judged_words(judged)} accuracy, after minus {other}"
     figure = figures.verdicts_figure(titles, estimates, what, dark=is_dark())
     learn.draw(figure, "verdicts", figures.verdicts_alt(titles, estimates, what))
     return studied.verdicts_fields(pictures, judged, against)
