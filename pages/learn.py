@@ -16,6 +16,7 @@ def show(store: Store) -> None:
     learn.heading(place, stories, broken)
     if place is None:
         return
+    fields: dict[str, str] | None = None  # nothing to say where something is broken
     with learn.columns() as (left, right):
         with right, frame.shown_errors():
             draw = learn_live.draw if place.step.component.needs == "network" else learn_study.draw

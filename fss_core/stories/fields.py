@@ -247,7 +247,7 @@ def layer_calls(responses: Responses, filter: str, kind: Kind | str, tolerance: 
     scored = score_responses(first_images(responses, num_images), reference=spec.reference, tolerance=tolerance)
     if kind == "all":
         rows = [own for own in scored.rows if own.filter == filter]
-        titles = [own.kind for own in rows]
+        titles: list[str] = [own.kind for own in rows]
         chosen = next(own for own in rows if own.kind == "adversarial")
     else:
         rows = [own for own in scored.rows if own.kind == kind]

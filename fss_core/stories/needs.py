@@ -106,7 +106,7 @@ def published_epochs(known: Sequence[Known], step: Step) -> ComparisonSpec | Non
         for own in known
         if own.origin == "published" and _is_wanted(own.spec.training, step)
     }
-    choices = []
+    choices: list[tuple[int, int, ComparisonSpec]] = []
     for spec in found.values():
         comparison = ComparisonSpec(across="epochs", measurement=replace(spec, epsilon=None))
         labels = known_labels(comparison, known)

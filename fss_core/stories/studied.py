@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from fss_core.flow import Measured
 from fss_core.invariance import Invariance
@@ -15,10 +16,11 @@ from fss_core.retraining.comparing import NO_RETRAINING, Comparison, Estimate
 from fss_core.retraining.pictures import RetrainPicture
 from fss_core.retraining.results import Judged
 from fss_core.retraining.rules import PAPERS_RULE, RULES
+from fss_core.scores import Call
 from fss_core.specs import NETWORKS
 from fss_core.stories.fields import Fields, epsilon_words, percent
 
-_CALLS = ("fragile", "robust", "antifragile")
+_CALLS: tuple[Call, ...] = get_args(Call)
 
 
 # Epochs ---------------------------------------------------------------------------------------------------
