@@ -101,16 +101,22 @@ class Lecture(Explore):
     def press_slider(self, key: str) -> None:
         """Move the step's slider, and wait until what is said of the figure has changed."""
         before = self.names
-        self.page.locator(".st-key-learn_control [role=slider]").press(key)
+        self.page.locator(".st-key-learn_control").get_by_role("slider").press(key)
         wait_for(lambda: self.names not in ("", before), 60, f"{key} changes the figure")
         self.settle()
+
+    def choose_in_box(self, option: str) -> None:
+        """Choose in the step's box, of whose many options only some are there before one types."""
+        self.settle()
+        box = self.page.locator(".st-key-learn_control").get_by_role("combobox")
+        box.click()
+        box.fill(option)
+        self.page.get_by_role("option", name=option, exact=True).click()
 
     def pick(self, option: str) -> None:
         """Choose in the step's box, and wait until what is said of the figure has changed."""
         before = self.names
-        self.settle()
-        self.page.locator(".st-key-learn_control").get_by_role("combobox").click()
-        self.page.get_by_role("option", name=option, exact=True).click()
+        self.choose_in_box(option)
         wait_for(lambda: self.names not in ("", before), 60, f"{option} changes the figure")
         self.settle()
 
@@ -195,7 +201,7 @@ def sweep(view: Lecture, step: Step) -> None:
     trace = view.trace("sweep", "accuracy")
     assert trace["y"][0] > 0.5 > trace["y"][-1]
     text = view.words
-    view.page.locator(".st-key-learn_control [role=slider]").press("ArrowRight")
+    view.page.locator(".st-key-learn_control").get_by_role("slider").press("ArrowRight")
     wait_for(lambda: view.words != text, 60, "the text follows")
     view.settle()
     place = max(range(len(trace["x"])), key=lambda own: view.trace("sweep", "accuracy")["size"][own])
@@ -234,7 +240,7 @@ def removed(view: Lecture) -> tuple[int, int]:
 
 def area(view: Lecture, step: Step) -> None:
     view.press_slider("End")
-    found = re.search(r"to 1\.00 it is ([+-][\d.]+), in all ([+-][\d.]+)", view.names)
+    found = re.search(r"to 1\.00 it is ([+-]\d\.\d+), in all ([+-]\d\.\d+)", view.names)
     assert found
     assert found[1] == found[2]
     response = view.trace("area", "response")
@@ -265,9 +271,9 @@ def calls(view: Lecture, step: Step) -> None:
 
 
 def epochs(view: Lecture, step: Step) -> None:
-    view.pick("clean")
-    assert "clean" in view.names
-    assert "clean scores" in view.words
+    view.choose_in_box("clean")
+    wait_for(lambda: "clean scores" in view.words, 60, "the text follows")
+    view.settle()
 
 
 def profile(view: Lecture, step: Step) -> None:
@@ -284,8 +290,7 @@ def trajectories(view: Lecture, step: Step) -> None:
 
 def rankings(view: Lecture, step: Step) -> None:
     before = view.words
-    view.page.locator(".st-key-learn_control").get_by_role("combobox").click()
-    view.page.get_by_role("option", name="clean", exact=True).click()
+    view.choose_in_box("clean")
     wait_for(lambda: view.words != before, 60, "the text follows")
     view.settle()
     assert "by their clean score" in " ".join(view.words.split())
@@ -293,8 +298,7 @@ def rankings(view: Lecture, step: Step) -> None:
 
 def coverage(view: Lecture, step: Step) -> None:
     frame = view.shown("coverage")["shapes"][-1]
-    view.page.locator(".st-key-learn_control").get_by_role("combobox").click()
-    view.page.get_by_role("option", name="all", exact=True).click()
+    view.choose_in_box("all")
     wait_for(lambda: view.shown("coverage")["shapes"][-1]["x0"] == frame["x0"] + 1, 60, "the frame moves")
     assert "trains 7 of 7 layers: 100 %" in " ".join(view.words.split())
 

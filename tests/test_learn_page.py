@@ -219,6 +219,28 @@ def test_the_slider_moves_what_is_said_and_stands_in_the_address(network_cache: 
     assert said(other)["removed"] == f"{removed[1]:,}"
 
 
+def test_another_step_begins_as_its_story_says(network_cache: Path) -> None:
+    text = all_fields("filter")
+    write_story(
+        network_cache,
+        step("filter", text, layer="conv1.0", **SIZES),
+        step("filter", text, layer="conv1.0", start=3, **SIZES),
+        step("filter", text, control="layer", layer="conv1.0", **SIZES),
+        step("filter", text, control="layer", layer="conv5.0", **SIZES),
+    )
+    page = open_step()
+    page.select_slider[0].set_value(4).run()
+    page.button(key="learn_next").click().run()
+    assert said(page)["position"] == "0.75"
+    assert "at" not in page.query_params
+    page.button(key="learn_next").click().run()
+    page.selectbox(key="pick-mine-3").set_value("fc").run()
+    page.button(key="learn_next").click().run()
+    assert said(page)["layer"] == "conv5.0"
+    page.button(key="learn_previous").click().run()
+    assert said(page)["layer"] == "conv1.0"
+
+
 def test_pulses_remove_every_weight_once(network_cache: Path) -> None:
     write_story(network_cache, step("filter", all_fields("filter"), filter="pulse", layer="conv1.0", **SIZES))
     page = open_step()

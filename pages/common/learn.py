@@ -189,9 +189,8 @@ def _go_to_chosen() -> None:
 
 def _go(story: str, number: int) -> None:
     """Go to a step, whose control begins as its story says."""
-    st.session_state.update(story=story, step=number)
-    for key in ("at", "pick", "learn_answered"):
-        st.session_state.pop(key, None)
+    # Not forgotten but empty: what is forgotten would come back from the address of the step before.
+    st.session_state.update(story=story, step=number, at=None, pick=None, learn_answered=None)
 
 
 @contextmanager
@@ -250,10 +249,10 @@ def slide(place: Place, label: str, options: Sequence[int], words_of: Callable[[
         What is chosen.
     """
     options = list(options)
-    start = place.step.settings["start"]
-    chosen = st.session_state.get("at", start if isinstance(start, int) else default)
-    if chosen not in options:
-        chosen = default if default in options else options[0]
+    chosen = next(
+        (own for own in (st.session_state.get("at"), place.step.settings["start"], default) if own in options),
+        options[0],
+    )
     key = place.key("at")
     st.session_state[key] = chosen
     with st.container(key="learn_control"):
@@ -279,9 +278,10 @@ def pick(
     Returns:
         What is chosen; the first option unless the address, the story or ``default`` says otherwise.
     """
-    chosen = str(st.session_state.get("pick", place.step.settings["start"] or default))
-    if chosen not in options:
-        chosen = default if default in options else options[0]
+    chosen = next(
+        (own for own in (st.session_state.get("pick"), place.step.settings["start"], default) if own in options),
+        options[0],
+    )
     key = place.key("pick")
     st.session_state[key] = chosen
     with st.container(key="learn_control"):
