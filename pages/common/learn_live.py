@@ -221,7 +221,7 @@ def _calls(place: Place, ready: Ready) -> dict[str, str]:
         chosen = learn.slide(place, "Tolerance η", _TOLERANCES, lambda own: f"{own / 1000:g}", round(1000 * tolerance))
         tolerance = chosen / 1000
     if settings["control"] == "images":
-        options = [own for own in (25, 50, 100, 150, 200, 300, 400) if own < num_images] + [num_images]
+        options = [own for own in (50, 75, 100, 150, 200, 300, 400) if own < num_images] + [num_images]
         num_images = learn.slide(place, "Images n", options, str, num_images)
     filters = (*SYNAPTIC_FILTERS, *((CONTROL_FILTER,) if settings["random"] else ()))
     responses = respond(place, ready, layer, filters)

@@ -197,7 +197,7 @@ def _curves(place: Place, own: RetrainPicture, pictures: Sequence[RetrainPicture
     rule = learn.pick(place, "Rule", own.spec.rules)
     comparisons = [studied.only_rule(comparison, rule) for comparison in own.comparisons]
     figure = figures.retraining_figure(comparisons, dark=is_dark())
-    learn.draw(figure, "retraining", figures.retraining_alt(comparisons), larger=1.15)
+    learn.draw(figure, "retraining", figures.retraining_alt(comparisons), larger=1.15, height=620)
     return studied.retraining_fields(own, rule)
 
 
