@@ -135,12 +135,12 @@ def test_an_attack_is_drawn_as_it_is(dark: bool) -> None:
     clean = rng.random((1, 8, 8), dtype=np.float32)
     chances = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]], dtype=np.float32)
     figure = figures.attack_figure(clean, clean, chances, ("a", "<b>", "c"), 1, scale=3.0, dark=dark)
-    assert [own.text for own in figure.layout.annotations] == ["image", "perturbation", "attacked image"]
+    assert [own.text for own in figure.layout.annotations] == ["image", "change", "attacked"]
     np.testing.assert_allclose(named(figure, "image").y, chances[0])
     np.testing.assert_allclose(named(figure, "attacked").y, chances[1])
     assert figure.layout.xaxis.ticktext[1] == "<b>&lt;b&gt;</b>"
     moved = figures.attack_figure(clean, np.clip(clean + 0.1, 0, 1), chances, ("a", "b", "c"), 0, scale=5.0, dark=dark)
-    assert moved.layout.annotations[1].text == "perturbation × 5"
+    assert moved.layout.annotations[1].text == "change<br>× 5"
     assert moved.layout.images[0].source == figure.layout.images[0].source
     assert moved.layout.images[1].source != figure.layout.images[1].source
     words = figures.attack_alt(chances, ("a", "b", "c"), 0, 4 / 255, 4 / 255)

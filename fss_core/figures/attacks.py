@@ -43,10 +43,10 @@ def attack_figure(
         The figure; three images above, two bars for each class below.
     """
     colours = palette(dark)
-    figure = empty_figure(dark, height=430, margin={"l": 52, "r": 10, "t": 26, "b": 46})
+    figure = empty_figure(dark, height=430, margin={"l": 52, "r": 10, "t": 40, "b": 46})
     perturbation = np.clip(0.5 + scale * (adversarial - clean), 0, 1)
-    enlarged = "perturbation" if not np.any(adversarial != clean) else f"perturbation × {scale:.3g}"
-    titles = ("image", enlarged, "attacked image")
+    enlarged = "change" if not np.any(adversarial != clean) else f"change<br>× {scale:.3g}"  # narrow, for a phone
+    titles = ("image", enlarged, "attacked")
     for place, (title, pixels) in enumerate(zip(titles, (clean, perturbation, adversarial), strict=True)):
         left = place / 3 + 0.01
         figure.add_layout_image(
