@@ -25,6 +25,8 @@ from fss_core.models import full_precision, seeded
 from fss_core.specs import AttackSpec, CalibrationError, EpsilonCalibration, NotFiniteError, choose
 
 IMAGES_PER_PASS = 100
+_STEP = 0.5 / 255
+"""Smaller than the distance of any 8-bit pixel from the ends it does not lie on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +206,34 @@ def run_attack(
                 parts.append(attack_now(part, labels[start : start + IMAGES_PER_PASS]).detach())
             gradients.append(watched.zero_gradient)
     return Attacked(pixels=torch.cat(parts), zero_gradient=torch.cat(gradients))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FgsmPath:
+    """FGSM of every size from one gradient: the direction does not depend on ε.
+
+    Attributes:
+        clean: float32 (N, C, H, W) on [0, 1].
+        direction: float32 like ``clean``, of −1, 0 and 1: which way each pixel goes; 0 also where it cannot.
+        zero_gradient: bool (N,), as in :class:`Attacked`.
+    """
+
+    clean: Tensor
+    direction: Tensor
+    zero_gradient: Tensor
+
+    @staticmethod
+    def of(model: nn.Module, pixels: Tensor, labels: Tensor) -> FgsmPath:
+        """Attack once, and read the direction off; arguments and errors as of :func:`run_attack`."""
+        attacked = run_attack(model, pixels, labels, AttackSpec(epsilon=_STEP))
+        return FgsmPath(clean=pixels, direction=(attacked.pixels - pixels).sign(), zero_gradient=attacked.zero_gradient)
+
+    def pixels(self, epsilon: float) -> Tensor:
+        """Return what :func:`run_attack` returns at this ε, to the bit; at 0 the images themselves.
+
+        Source: METHOD, "Adversarial images"; that one gradient serves all sizes, this project.
+        """
+        return (self.clean + epsilon * self.direction).clamp(0, 1)
 
 
 def attack(

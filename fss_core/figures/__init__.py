@@ -13,7 +13,9 @@ from fss_core.figures.agreement import (
     tau_matrix,
     tau_matrix_alt,
 )
-from fss_core.figures.coverage import coverage_alt, coverage_chart
+from fss_core.figures.areas import area_alt, area_figure, calls_alt, calls_figure
+from fss_core.figures.attacks import attack_alt, attack_figure, sweep_alt, sweep_figure
+from fss_core.figures.coverage import coverage_alt, coverage_chart, mark_rule
 from fss_core.figures.curves import histogram_alt, histogram_figure, response_alt, response_figure
 from fss_core.figures.errata import change_alt, change_figure
 from fss_core.figures.grids import CLICK_CONFIG, MOST_CELLS, cell_of_point, score_heatmap, score_heatmap_alt
@@ -25,7 +27,7 @@ from fss_core.figures.retraining import (
     retraining_alt,
     retraining_figure,
 )
-from fss_core.figures.style import SAVE_CONFIG, standalone_html
+from fss_core.figures.style import SAVE_CONFIG, enlarged, standalone_html
 from fss_core.figures.trajectories import (
     MOST_TRAJECTORIES,
     profile_alt,
@@ -33,6 +35,7 @@ from fss_core.figures.trajectories import (
     trajectories_alt,
     trajectories_figure,
 )
+from fss_core.figures.verdicts import verdicts_alt, verdicts_figure
 
 __all__ = [
     "CLICK_CONFIG",
@@ -41,6 +44,12 @@ __all__ = [
     "SAVE_CONFIG",
     "agreement_heatmap",
     "agreement_heatmap_alt",
+    "area_alt",
+    "area_figure",
+    "attack_alt",
+    "attack_figure",
+    "calls_alt",
+    "calls_figure",
     "cell_of_point",
     "change_alt",
     "change_figure",
@@ -48,10 +57,12 @@ __all__ = [
     "checkpoints_figure",
     "coverage_alt",
     "coverage_chart",
+    "enlarged",
     "histogram_alt",
     "histogram_figure",
     "images_alt",
     "images_figure",
+    "mark_rule",
     "place_of_point",
     "profile_alt",
     "profile_figure",
@@ -62,10 +73,14 @@ __all__ = [
     "score_heatmap",
     "score_heatmap_alt",
     "standalone_html",
+    "sweep_alt",
+    "sweep_figure",
     "tau_matrix",
     "tau_matrix_alt",
     "threshold_heatmap",
     "threshold_heatmap_alt",
     "trajectories_alt",
     "trajectories_figure",
+    "verdicts_alt",
+    "verdicts_figure",
 ]

@@ -89,6 +89,25 @@ def coverage_chart(coverage: Coverage, *, dark: bool = False) -> go.Figure:
     return figure
 
 
+def mark_rule(figure: go.Figure, coverage: Coverage, rule: str, *, dark: bool = False) -> go.Figure:
+    """Frame the column of a rule.
+
+    Args:
+        figure: of :func:`coverage_chart`; changed in place.
+        coverage: what was drawn.
+        rule: one of its rules.
+        dark: which design.
+
+    Returns:
+        The same figure.
+    """
+    column = coverage.rules.index(rule) + (1 if coverage.scores else 0)
+    line = {"color": palette(dark).ink, "width": 2}
+    return figure.add_shape(
+        type="rect", x0=column - 0.5, x1=column + 0.5, y0=-0.5, y1=len(coverage.layers) - 0.5, line=line
+    )
+
+
 def coverage_alt(coverage: Coverage) -> str:
     """Say what the chart of trained layers shows, in words."""
     parts = [

@@ -83,7 +83,7 @@ def images_figure(
         for column, pixels in enumerate(versions.values()):
             images.append(
                 {
-                    "source": _png(pixels[index]),
+                    "source": as_png(pixels[index]),
                     "x": left + column * (_SIDE + _GAP),
                     "y": top,
                     "xref": "x",
@@ -123,7 +123,7 @@ def images_alt(changed: ChangedImages) -> str:
     )
 
 
-def _png(pixels: npt.NDArray[Any]) -> str:
+def as_png(pixels: npt.NDArray[Any]) -> str:
     """Embed pixels (C, H, W) as a PNG, enlarged without smoothing."""
     if pixels.shape[0] not in (1, 3):
         raise ValueError(f"images must have 1 or 3 channels, got {pixels.shape[0]}")

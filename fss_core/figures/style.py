@@ -111,6 +111,48 @@ def empty_figure(dark: bool, *, height: int, margin: dict[str, int]) -> go.Figur
     )
 
 
+def enlarged(figure: go.Figure, factor: float) -> go.Figure:
+    """Make everything that is read larger: type, margins, height; for the back of a lecture hall.
+
+    Args:
+        figure: any; changed in place.
+        factor: 1 leaves it as it is.
+
+    Returns:
+        The same figure.
+
+    Raises:
+        ValueError: ``factor`` is below 1.
+    """
+    if not factor >= 1:
+        raise ValueError(f"factor must be at least 1, got {factor}")
+    layout = figure.layout.to_plotly_json()
+    found = _with_larger_type({name: own for name, own in layout.items() if name != "template"}, factor)
+    if "height" in layout:
+        found["height"] = round(layout["height"] * factor)
+    found["margin"] = {name: round(own * factor) for name, own in layout.get("margin", {}).items()}
+    figure.update_layout(found, overwrite=True)
+    for trace in figure.data:
+        own = trace.to_plotly_json().get("textfont")
+        if own and "size" in own:
+            trace.update(textfont={"size": round(own["size"] * factor)})
+    return figure
+
+
+def _with_larger_type(value: Any, factor: float) -> Any:
+    """Enlarge every ``size`` of a font, however deep it lies."""
+    if isinstance(value, dict):
+        return {
+            name: own | {"size": round(own["size"] * factor, 1)}
+            if name in ("font", "tickfont") and isinstance(own, dict) and isinstance(own.get("size"), int | float)
+            else _with_larger_type(own, factor)
+            for name, own in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_with_larger_type(own, factor) for own in value]
+    return value
+
+
 def small(values: npt.NDArray[Any]) -> npt.NDArray[np.float32] | npt.NDArray[np.int16]:
     """Send no more bytes to the browser than a picture needs: two for whole numbers, four for others."""
     if np.isfinite(values).all() and (np.abs(values) < 2**15).all() and (values == np.rint(values)).all():

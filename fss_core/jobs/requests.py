@@ -51,7 +51,8 @@ class MeasureRequest:
         spec: what to measure.
         whole: filter the whole network at once, too.
         control: measure the random control, too, after everything else.
-        layers: which layers of ``spec``; all by default.
+        layers: which layers of ``spec``; all by default. None of them asks for what they share: the network, ε and the
+            attacked images.
         factory: ``module:function`` of a network of the user's own.
     """
 
@@ -99,6 +100,6 @@ class MeasureRequest:
                 f"{spec.attack_kind.upper()} {spec.attack_mode}, {epsilon}",
                 f"{spec.num_images} images, {spec.response.num_thresholds} thresholds",
                 *(["with " + " and ".join(beside)] if beside else []),
-                *([f"{len(self.layers)} layers"] if self.layers is not None else []),
+                *([f"{len(self.layers) or 'no'} layers"] if self.layers is not None else []),
             ]
         )

@@ -2,11 +2,12 @@
 
 Pages do no arithmetic, so whatever they show is computed here, without torch, pandas or Plotly: ``tiles.py`` a whole
 measurement in a few numbers, ``grids.py`` scores by layer, ``maps.py`` scores resolved by threshold, ``curves.py`` one
-layer's response, ``drilldown.py`` one filter at one threshold.
+layer's response, ``areas.py`` a score as an area, ``drilldown.py`` one filter at one threshold.
 """
 
 from __future__ import annotations
 
+from fss_core.summaries.areas import ScoreArea, score_area
 from fss_core.summaries.curves import (
     ControlBand,
     ControlCurve,
@@ -51,6 +52,7 @@ __all__ = [
     "RemovedWeights",
     "ResponseCurve",
     "ResponseCurves",
+    "ScoreArea",
     "ScoreCell",
     "ScoreGrid",
     "ThresholdMap",
@@ -64,6 +66,7 @@ __all__ = [
     "letter",
     "removed_weights",
     "response_curves",
+    "score_area",
     "score_grid",
     "threshold_map",
     "unfiltered_accuracy",

@@ -6,6 +6,7 @@ import html
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import streamlit as st
 
@@ -19,6 +20,7 @@ VIEWS = (
     ("pages/epochs.py", "Epochs"),
     ("pages/compare.py", "Compare"),
     ("pages/retrain.py", "Retrain"),
+    ("pages/learn.py", "Learn"),
     ("pages/errata.py", "Errata"),
     ("pages/runs.py", "Runs"),
 )
@@ -51,20 +53,26 @@ h3 {font-size: 1rem !important; padding: 0 !important; font-weight: 650 !importa
 log = logging.getLogger(__name__)
 
 
-def begin(title: str) -> Store:
+def begin(title: str, *, sidebar: Literal["expanded", "collapsed"] = "expanded", navigation: bool = True) -> Store:
     """Set a page up, and see that what was asked for goes on, whoever asked for it.
+
+    Args:
+        title: of the page.
+        sidebar: how the side bar is at first.
+        navigation: whether there is a way to the other pages.
 
     Returns:
         The store of results.
     """
-    st.set_page_config(page_title=f"{title} · Filtering Score Studio", layout="wide", initial_sidebar_state="expanded")
+    st.set_page_config(page_title=f"{title} · Filtering Score Studio", layout="wide", initial_sidebar_state=sidebar)
     st.html(_STYLE)
     st.session_state["said_errors"] = []
-    with st.sidebar:
-        st.markdown("**Filtering Score Studio**")
-        with st.container(horizontal=True, gap="small"):
-            for path, label in VIEWS:
-                st.page_link(path, label=label, query_params=links.last_view())
+    if navigation:
+        with st.sidebar:
+            st.markdown("**Filtering Score Studio**")
+            with st.container(horizontal=True, gap="small"):
+                for path, label in VIEWS:
+                    st.page_link(path, label=label, query_params=links.last_view())
     store = _store()
     with shown_errors():
         service.keep_going(store)

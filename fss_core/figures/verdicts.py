@@ -1,0 +1,90 @@
+"""What retraining gains or costs, network by network: paired differences with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from fss_core.figures.style import empty_figure, palette, plain, shorten, small
+from fss_core.retraining.comparing import Estimate
+
+_RULED = {"showline": True, "ticks": "outside", "ticklen": 3}
+
+
+def verdicts_figure(
+    titles: Sequence[str], estimates: Sequence[Estimate | None], what: str, *, dark: bool = False
+) -> go.Figure:
+    """Draw paired differences, one a row.
+
+    Args:
+        titles: of the rows, as plain texts.
+        estimates: differences of accuracies; ``None`` where nothing was tested.
+        what: is subtracted from what, for the axis.
+        dark: which design.
+
+    Returns:
+        The figure; filled where the interval does not contain 0.
+    """
+    colours = palette(dark)
+    figure = empty_figure(dark, height=100 + 50 * max(len(titles), 2), margin={"l": 14, "r": 14, "t": 10, "b": 50})
+    figure.update_layout(showlegend=False, hovermode="closest")
+    known = [(row, own) for row, own in enumerate(estimates) if own is not None]
+    ends = [end for _, own in known for end in (own.low, own.high)] + [-0.05, 0.05]
+    pad = 0.06 * (max(ends) - min(ends))
+    figure.update_xaxes(
+        range=[max(min(ends) - pad, -1.05), min(max(ends) + pad, 1.05)],
+        title_text=plain(what),
+        tickformat="+.2f",
+        nticks=6,
+        showgrid=True,
+        gridcolor=colours.faint,
+        **_RULED,
+    )
+    figure.update_yaxes(range=[len(titles) - 0.5, -0.6], visible=False)
+    figure.add_vline(x=0, line={"color": colours.muted, "width": 1.4})
+    numbers = np.array([(own.value, own.low, own.high) for _, own in known], dtype=np.float64).reshape(-1, 3)
+    figure.add_scatter(
+        x=small(numbers[:, 0]),
+        y=[row for row, _ in known],
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": small(numbers[:, 2] - numbers[:, 0]),
+            "arrayminus": small(numbers[:, 0] - numbers[:, 1]),
+            "color": colours.accent,
+            "thickness": 3,
+            "width": 6,
+        },
+        customdata=small(numbers[:, 1:]),
+        mode="markers",
+        marker={
+            "color": colours.accent,
+            "size": 11,
+            "symbol": ["circle" if own.low > 0 or own.high < 0 else "circle-open" for _, own in known],
+        },
+        hovertemplate="%{x:+.3f} [%{customdata[0]:+.3f}, %{customdata[1]:+.3f}]<extra></extra>",
+        name="differences",
+    )
+    for row, (own, title) in enumerate(zip(estimates, titles, strict=True)):
+        figure.add_annotation(
+            text=plain(shorten(title, 44)) + (": not tested" if own is None else ""),
+            x=0,
+            xref="paper",
+            xanchor="left",
+            y=row - 0.18,
+            yanchor="bottom",
+            showarrow=False,
+            font={"size": 11, "color": colours.ink},
+        )
+    return figure
+
+
+def verdicts_alt(titles: Sequence[str], estimates: Sequence[Estimate | None], what: str) -> str:
+    """Say what the differences are, in words."""
+    parts = [
+        f"{title}: not tested" if own is None else f"{title} {own.value:+.3f} [{own.low:+.3f}, {own.high:+.3f}]"
+        for title, own in zip(titles, estimates, strict=True)
+    ]
+    return f"{what}: {'; '.join(parts)}."
