@@ -80,10 +80,17 @@ def _is_wanted(member: str) -> bool:
 
 
 class MakeImageFolder(Protocol):
-    """Writes ``train/<class>/*.png`` and ``test/<class>/*.png`` of random pixels."""
+    """Writes images of random pixels in ``train/<class>/`` and ``test/<class>/``."""
 
     def __call__(
-        self, root: Path, *, num_train: int = 4, num_test: int = 10, classes: str = "ab", mode: str = "RGB"
+        self,
+        root: Path,
+        *,
+        num_train: int = 4,
+        num_test: int = 10,
+        classes: str = "ab",
+        mode: str = "RGB",
+        suffix: str = "png",
     ) -> Path: ...
 
 
@@ -91,7 +98,15 @@ class MakeImageFolder(Protocol):
 def make_image_folder() -> MakeImageFolder:
     """A builder of small image folders: 6 by 5 pixels, the same ones every time."""
 
-    def make(root: Path, *, num_train: int = 4, num_test: int = 10, classes: str = "ab", mode: str = "RGB") -> Path:
+    def make(
+        root: Path,
+        *,
+        num_train: int = 4,
+        num_test: int = 10,
+        classes: str = "ab",
+        mode: str = "RGB",
+        suffix: str = "png",
+    ) -> Path:
         rng = np.random.default_rng(0)
         for part, number in (("train", num_train), ("test", num_test)):
             for name in classes:
@@ -99,7 +114,7 @@ def make_image_folder() -> MakeImageFolder:
                 folder.mkdir(parents=True)
                 for index in range(number):
                     pixels = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
-                    Image.fromarray(pixels).convert(mode).save(folder / f"{index:03}.png")
+                    Image.fromarray(pixels).convert(mode).save(folder / f"{index:03}.{suffix}")
         return root
 
     return make

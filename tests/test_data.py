@@ -521,7 +521,7 @@ def test_real_mnist(real):
 @pytest.mark.data
 def test_real_cifar10(real):
     cifar = real("cifar10")
-    assert cifar.title in ("CIFAR10", "CIFAR10 (image folder)")
+    assert cifar.title in ("CIFAR10", "CIFAR10 (image folder)", "CIFAR10 (JPEG)")
     assert cifar.class_names[0] == "airplane"
     assert cifar.image_shape == (3, 32, 32)
     sizes = cifar.card.split_sizes

@@ -152,10 +152,11 @@ def test_a_strange_pickle_is_named_and_not_run(root, cifar_files, tmp_path, name
     assert not trap.exists()
 
 
-def test_an_image_folder_stands_in_and_says_so(root, make_image_folder):
-    make_image_folder(root / "cifar10")
+@pytest.mark.parametrize(("suffix", "words"), [("png", "image folder"), ("jpg", "JPEG")])
+def test_an_image_folder_stands_in_and_says_so(root, make_image_folder, suffix, words):
+    make_image_folder(root / "cifar10", suffix=suffix)
     card = data.dataset_card("cifar10")
-    assert (card.name, card.title) == ("cifar10", "CIFAR10 (image folder)")
+    assert (card.name, card.title) == ("cifar10", f"CIFAR10 ({words})")
 
 
 # Tiny ImageNet --------------------------------------------------------------------------------------------

@@ -500,6 +500,22 @@ def test_a_link_names_the_part_of_the_training_images() -> None:
     assert words(spec, {}).startswith("SqueezeNet-v1.1 on wide-bars, epoch 1, 120 training images · FGSM")
 
 
+def test_show_prints_what_is_published_without_its_data_set(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(template / "published", tmp_path / "fresh" / "published")
+    monkeypatch.setenv("FSS_CACHE_DIR", str(tmp_path / "fresh"))
+    asked = ("--network", "squeezenet1_1", "--dataset", grids.DATASET, "--train-images", "120", "--thresholds", "2")
+    assert main(["show", *asked, "--epoch", "1", "--images", "12"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "Nothing of this is measured here; this is published:\n"
+    assert out.startswith("SqueezeNet-v1.1 on wide-bars (image folder), epoch 1, initialisation 0, 120 training images")
+    assert main(["show", *asked, "--epoch", "7"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "wide-bars" in err
+
+
 def test_epochs_of_one_network_are_one_link_to_the_last(
     template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runners: list[Path]
 ) -> None:
@@ -519,10 +535,10 @@ def test_the_pages_show_a_published_cell_where_nothing_else_is(
     monkeypatch.setenv("FSS_CACHE_DIR", str(tmp_path / "fresh"))
     page = open_page(network="squeezenet1_1", dataset=grids.DATASET)
     assert not page.exception
-    offered = {query["epoch"]: query for label, query in links(page) if label.endswith("published")}
-    assert set(offered) == {"0", "1"}
+    [offered] = [query for label, query in links(page) if label.endswith("published · also epochs 0")]
+    assert (offered["epoch"], offered["whole"], offered["control"]) == ("1", "1", "0")
     for epoch in ("0", "1"):
-        page = open_page(**offered[epoch])
+        page = open_page(**offered | {"epoch": epoch})
         assert not page.exception
         title = f"SqueezeNet-v1.1 on wide-bars (image folder), epoch {epoch}, 120 training images"
         assert [own.value for own in page.title] == [title]

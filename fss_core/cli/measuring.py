@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from fss_core.cli.naming import factory_of, measurement_spec, score_spec, training_spec
 from fss_core.cli.printing import bars, print_json
-from fss_core.specs import CONTROL_FILTER, NETWORKS, MeasurementSpec, ResponseSpec, StoreError, choose
+from fss_core.specs import (
+    CONTROL_FILTER,
+    NETWORKS,
+    DataError,
+    MeasurementSpec,
+    ResponseSpec,
+    StoreError,
+    UnknownNameError,
+    choose,
+)
 
 if TYPE_CHECKING:
     from fss_core.exports import Format
@@ -126,7 +137,27 @@ def show(options: argparse.Namespace) -> int:
         return _show_all(options)
     if any(value is None for value in given):
         raise ValueError("give --network, --dataset and --epoch, or none of them for the list of all measurements")
-    return _print_measured(_stored(options), options)
+    return _print_measured(_elsewhere(options) or _stored(options), options)
+
+
+def _elsewhere(options: argparse.Namespace) -> Measured | None:
+    """Find what is imported or published, where nothing is measured here; that needs no data set."""
+    from fss_core.flow import find_measured
+    from fss_core.imports import imported, published
+    from fss_core.store import Store
+
+    spec, every_image = _measurement_spec(options), options.images is None
+    if options.layers is not None:
+        return None
+    with Store() as store, suppress(DataError, UnknownNameError):
+        found = find_measured(store, spec, every_image=every_image)
+        if found is not None and found.responses.layers:
+            return None
+    for collection in (imported(), published()):
+        if (measured := collection.find(spec, every_image=every_image)) is not None:
+            print(f"Nothing of this is measured here; this is {collection.origin}:", file=sys.stderr)
+            return measured
+    return None
 
 
 def _show_all(options: argparse.Namespace) -> int:

@@ -22,10 +22,17 @@ TINY_IMAGENET_TRAIN_PER_CLASS = 500
 
 @dataclass(frozen=True, slots=True)
 class ImageFolder:
-    """Images in ``train/<class>/*`` and ``test/<class>/*``, of one size, grey or colour; hidden files are ignored."""
+    """Images in ``train/<class>/*`` and ``test/<class>/*``, of one size, grey or colour; hidden files are ignored.
+
+    Attributes:
+        root: the folder.
+        title: of the data set.
+        title_of_jpegs: instead, if any image is a JPEG: then pixels are not those of the data set it stands in for.
+    """
 
     root: Path
     title: str
+    title_of_jpegs: str = ""
     kind: ClassVar[str] = "folder"
 
     @property
@@ -65,9 +72,9 @@ class ImageFolder:
         }
         shape = _common_shape([path for part in files.values() for path, _ in part])
         train, test = (_image_files(files[part], shape) for part in ("train", "test"))
-        return RawDataset(
-            title=self.title, class_names=tuple(names["train"]), image_shape=shape, train=train, test=test
-        )
+        has_jpegs = any(path.suffix.lower() in (".jpg", ".jpeg") for part in files.values() for path, _ in part)
+        title = self.title_of_jpegs if has_jpegs and self.title_of_jpegs else self.title
+        return RawDataset(title=title, class_names=tuple(names["train"]), image_shape=shape, train=train, test=test)
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -172,8 +172,9 @@ def find_source(name: str, root: Path) -> Source | None:
         return _find_tiny_imagenet(root, num_classes=20 if name == "tiny-imagenet-20" else 200)
     if Path(originals.place).is_dir():
         return originals
-    title = "MNIST (image folder)" if name == "mnist" else "CIFAR10 (image folder)"
-    return ImageFolder(root / name, title) if (root / name / "train").is_dir() else None
+    title = "MNIST" if name == "mnist" else "CIFAR10"
+    folder = ImageFolder(root / name, f"{title} (image folder)", f"{title} (JPEG)")
+    return folder if (root / name / "train").is_dir() else None
 
 
 def _find_tiny_imagenet(root: Path, *, num_classes: int) -> TinyImageNet | None:
