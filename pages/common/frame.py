@@ -108,19 +108,11 @@ def shown_errors() -> Iterator[None]:
 
 
 def plain(text: str) -> str:
-    r"""Keep Markdown from reading anything into a text that may come from a stranger's file, but for commands.
+    r"""Keep Markdown from reading anything into a text that may come from a stranger's file.
 
-    >>> plain("a *b* [c](d); run `fss *`")
-    'a \\*b\\* \\[c\\](d); run `fss *`'
+    >>> plain("a *b* [c](d)")
+    'a \\*b\\* \\[c\\](d)'
     """
-    parts = text.split("`")
-    commands = [own for own in parts[1::2] if own.strip() and "\n" not in own]
-    if len(parts) % 2 and len(commands) == len(parts) // 2:
-        return "`".join(own if index % 2 else _literal(own) for index, own in enumerate(parts))
-    return _literal(text)
-
-
-def _literal(text: str) -> str:
     for character in "\\`*_[]<>$#~|:&":
         text = text.replace(character, f"\\{character}")
     return text

@@ -122,6 +122,7 @@ def _epochs_together(found: list[tuple[str, MeasurementSpec]]) -> list[tuple[tup
         groups.setdefault((origin, canonical_json(replace(spec, epoch=0, epsilon=None))), []).append(spec)
     together = []
     for (origin, _), specs in groups.items():
-        last = max(specs, key=lambda spec: spec.epoch)
-        together.append(((origin, last), sorted({spec.epoch for spec in specs} - {last.epoch})))
+        last = max(spec.epoch for spec in specs)
+        others = sorted({spec.epoch for spec in specs} - {last})
+        together += [((origin, spec), others) for spec in specs if spec.epoch == last]
     return together
