@@ -202,6 +202,6 @@ def places(name: str, root: Path) -> tuple[str, ...]:
     return tuple(f"{root}/{pattern}" for pattern in patterns.get(name, tiny))
 
 
-@cache  # a process imports one version of a package, and to look it up takes as long as to draw a chart
+@cache  # a process imports one version of a package; to look it up searches the disk each time
 def _version(package: str) -> str:
     return metadata.version(package)

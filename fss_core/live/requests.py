@@ -1,4 +1,4 @@
-"""What can be asked of a network while somebody waits; small enough to be answered in a second on two cores."""
+"""What can be asked of a network while somebody waits: bounded in size, so that the wait is short."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def _epsilon(place: Place, ready: Ready) -> float:
 
 
 def respond(place: Place, ready: Ready, layer: str, filters: tuple[Filter, ...]) -> Responses:
-    """Ask for the response of a layer, row by row: each is answered in a second."""
+    """Ask for the response of a layer, row by row, so that no question takes long."""
     settings = place.step.settings
     rows = [(name, draw) for name in filters for draw in range(_NUM_DRAWS if name == CONTROL_FILTER else 1)]
     parts = []
