@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from fss_core.figures.style import empty_figure, palette, plain, small
+from fss_core.figures.style import empty_figure, interval_marks, palette, plain, small
 from fss_core.scores import Score
 from fss_core.summaries import ScoreArea, filter_title, letter
 
@@ -143,28 +143,8 @@ def calls_figure(scores: Sequence[Score], titles: Sequence[str], tolerance: floa
     figure.add_vline(x=0, line={"color": colours.muted, "width": 1, "dash": "dot"})
     known = [(row, own) for row, own in enumerate(scores) if own.score is not None]
     numbers = np.array([(own.score, own.low, own.high) for _, own in known], dtype=np.float64).reshape(-1, 3)
-    figure.add_scatter(
-        x=small(numbers[:, 0]),
-        y=[row for row, _ in known],
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": small(numbers[:, 2] - numbers[:, 0]),
-            "arrayminus": small(numbers[:, 0] - numbers[:, 1]),
-            "color": colours.accent,
-            "thickness": 3,
-            "width": 8,
-        },
-        customdata=small(numbers[:, 1:]),
-        mode="markers",
-        marker={
-            "color": colours.accent,
-            "size": 13,
-            "symbol": ["circle" if own.certainty == "decided" else "circle-open" for _, own in known],
-        },
-        hovertemplate="%{x:+.3f} [%{customdata[0]:+.3f}, %{customdata[1]:+.3f}]<extra></extra>",
-        name="scores",
-    )
+    decided = [own.certainty == "decided" for _, own in known]
+    interval_marks(figure, [row for row, _ in known], numbers, decided, colours, name="scores", size=13, cap=8)
     for row, (own, title) in enumerate(zip(scores, titles, strict=True)):
         words = f"<b>{letter(own)}</b> {own.call}, {own.certainty}" if own.call else "not measurable"
         figure.add_annotation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,6 +159,53 @@ def small(values: npt.NDArray[Any]) -> npt.NDArray[np.float32] | npt.NDArray[np.
     if np.isfinite(values).all() and (np.abs(values) < 2**15).all() and (values == np.rint(values)).all():
         return np.asarray(values, dtype=np.int16)
     return np.asarray(values, dtype=np.float32)
+
+
+def interval_marks(
+    figure: go.Figure,
+    rows: Sequence[int],
+    numbers: npt.NDArray[np.float64],
+    filled: Sequence[bool],
+    colours: Palette,
+    *,
+    name: str,
+    size: int,
+    cap: int,
+) -> None:
+    """Draw numbers with their intervals, one in a row: filled where something is decided.
+
+    Args:
+        figure: where to.
+        rows: of each number, on the y axis.
+        numbers: (N, 3): value, low, high.
+        filled: N times, whether the mark is.
+        colours: of the design.
+        name: of the trace.
+        size: of a mark, in pixels.
+        cap: half the width of an interval's ends, in pixels.
+    """
+    figure.add_scatter(
+        x=small(numbers[:, 0]),
+        y=list(rows),
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": small(numbers[:, 2] - numbers[:, 0]),
+            "arrayminus": small(numbers[:, 0] - numbers[:, 1]),
+            "color": colours.accent,
+            "thickness": 3,
+            "width": cap,
+        },
+        customdata=small(numbers[:, 1:]),
+        mode="markers",
+        marker={
+            "color": colours.accent,
+            "size": size,
+            "symbol": ["circle" if own else "circle-open" for own in filled],
+        },
+        hovertemplate="%{x:+.3f} [%{customdata[0]:+.3f}, %{customdata[1]:+.3f}]<extra></extra>",
+        name=name,
+    )
 
 
 def plain(name: str) -> str:

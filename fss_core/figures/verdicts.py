@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from fss_core.figures.style import empty_figure, palette, plain, shorten, small
+from fss_core.figures.style import empty_figure, interval_marks, palette, plain, shorten
 from fss_core.retraining.comparing import Estimate
 
 _RULED = {"showline": True, "ticks": "outside", "ticklen": 3}
@@ -45,28 +45,8 @@ def verdicts_figure(
     figure.update_yaxes(range=[len(titles) - 0.5, -0.6], visible=False)
     figure.add_vline(x=0, line={"color": colours.muted, "width": 1.4})
     numbers = np.array([(own.value, own.low, own.high) for _, own in known], dtype=np.float64).reshape(-1, 3)
-    figure.add_scatter(
-        x=small(numbers[:, 0]),
-        y=[row for row, _ in known],
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": small(numbers[:, 2] - numbers[:, 0]),
-            "arrayminus": small(numbers[:, 0] - numbers[:, 1]),
-            "color": colours.accent,
-            "thickness": 3,
-            "width": 6,
-        },
-        customdata=small(numbers[:, 1:]),
-        mode="markers",
-        marker={
-            "color": colours.accent,
-            "size": 11,
-            "symbol": ["circle" if own.low > 0 or own.high < 0 else "circle-open" for _, own in known],
-        },
-        hovertemplate="%{x:+.3f} [%{customdata[0]:+.3f}, %{customdata[1]:+.3f}]<extra></extra>",
-        name="differences",
-    )
+    away = [own.low > 0 or own.high < 0 for _, own in known]
+    interval_marks(figure, [row for row, _ in known], numbers, away, colours, name="differences", size=11, cap=6)
     for row, (own, title) in enumerate(zip(estimates, titles, strict=True)):
         figure.add_annotation(
             text=plain(shorten(title, 44)) + (": not tested" if own is None else ""),
