@@ -10,6 +10,11 @@ from fss_core.store import Store
 from pages.common import agreement, choices, compare, explore, frame, links, progress, sidebar
 
 PARAMS = choices.PARAMS | compare.PARAMS
+HEADINGS = {
+    "datasets": "{network} across data sets, epoch {epoch}",
+    "networks": "Networks on {dataset}, epoch {epoch}",
+    "pinned": "{network} on {dataset}, epoch {epoch}, beside another",
+}
 
 
 def show(store: Store) -> None:
@@ -18,7 +23,7 @@ def show(store: Store) -> None:
     if side is None:
         return
     chosen, place = side
-    explore.heading(chosen.request)
+    explore.heading(chosen.request, HEADINGS[st.session_state["across"]])
     request = chosen.request
     run = progress.find_run(store, request)
     plan = progress.offer(store, request, run, place)

@@ -21,7 +21,7 @@ def show(store: Store) -> None:
     if side is None:
         return
     chosen, place = side
-    explore.heading(chosen.request, across="across epochs")
+    explore.heading(chosen.request, "{network} on {dataset}, across epochs")
     known = list_known(store)
     spec = chosen.request.spec
     epsilon = shared_epsilon(store, spec, known)

@@ -32,7 +32,7 @@ def show(store: Store) -> None:
     if side is None:
         return
     chosen, place = side
-    explore.heading(chosen.request)
+    explore.heading(chosen.request, "{network} on {dataset}, retrained from epoch {epoch}")
     retrain_choices.draw()
     request = retrain_choices.read_request(chosen)
     run = progress.find_run(store, request)

@@ -170,6 +170,7 @@ class Cell:
 
 
 _CELLS = """plot => {
+    if (!plot._fullLayout || !plot._fullData) return null;  // a chart whose place is there, but nothing in it yet
     const {xaxis, yaxis} = plot._fullLayout, text = html => html.replace(/<br>.*/s, "").replace(/<[^>]*>/g, "");
     const scored = new Set(plot._fullData.filter(trace => trace.name === "cells" && trace.customdata)
         .flatMap(trace => Array.from(trace.x, (x, index) => `${x} ${trace.y[index]}`)));
@@ -311,8 +312,9 @@ class Explore:
         return self.page.locator(f".st-key-{key} .js-plotly-plot").first
 
     def cells(self, key: str = "heatmap") -> list[Cell]:
-        """List the cells of a score heatmap, row by row."""
-        return [Cell(**own) for own in self.plot_of(key).evaluate(_CELLS)]
+        """List the cells of a score heatmap, row by row, as soon as it is drawn."""
+        found = wait_for(lambda: self.plot_of(key).evaluate(_CELLS), 60, "the heatmap is drawn")
+        return [Cell(**own) for own in found]
 
     def box(self, name: str) -> Locator:
         """Find a select box."""
@@ -337,9 +339,28 @@ class Explore:
         self.page.get_by_role("option", name=option, exact=True).click()
         self.settle()
 
-    def click_cell(self, cell: Cell, key: str = "heatmap") -> None:
-        """Click the middle of a cell."""
-        self.plot_of(key).click(position={"x": cell.x, "y": cell.y})
+    def click_cell(self, cell: Cell, key: str = "heatmap", *, until: Callable[[], bool] | None = None) -> None:
+        """Click the middle of a cell.
+
+        Args:
+            cell: which.
+            key: of its chart.
+            until: what the click brings about; while a chart is drawn anew it hears nothing, and a person who sees
+                nothing happen clicks again.
+        """
+
+        def click() -> None:
+            self.plot_of(key).click(position={"x": cell.x, "y": cell.y})
+
+        click()
+        if until is None:
+            return
+        for _ in range(3):
+            with suppress(AssertionError):
+                wait_for(until, 20, "the click is answered")
+                return
+            click()
+        wait_for(until, 60, "one of four clicks is answered")
 
     def pause(self, seconds: float) -> None:
         """Let time pass while the tab is listened to."""

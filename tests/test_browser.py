@@ -48,7 +48,7 @@ REQUEST = MeasureRequest(
     whole=True,
 )
 TITLE = "ShuffleNet V2 x1.0 on MNIST (5,000 digits), epoch 3"
-SLOW = 240
+SLOW = 400
 """Seconds that a measurement may take where a quiet machine takes 20; what must be quick has its own bound."""
 
 
@@ -119,18 +119,15 @@ def look(world: World, browser: Browser, request: pytest.FixtureRequest, tmp_pat
 
 
 @pytest.fixture
-def measured(look: Look) -> None:
+def measured(store: Store, look: Look) -> None:
     """See that REQUEST is measured; what a test before this one measured is not measured again."""
     view = look()
     view.open(VIEW)
     wait_for(lambda: view.offer, 60, "the side bar is drawn")
     if not view.offer.startswith("Measured"):
-        measure(view)
-
-
-def measure(view: Explore) -> None:
-    view.press("Measure")
-    wait_until_measured(view)
+        if not Board(store).open_runs():  # the test before this one may have failed while it was measured
+            view.press("Measure")
+        wait_until_measured(view)
 
 
 def wait_until_measured(view: Explore) -> None:
@@ -140,8 +137,11 @@ def wait_until_measured(view: Explore) -> None:
 
 def wait_for_rows(view: Explore, more_than: int) -> int:
     """Wait until more rows are finished, but not all; say how many."""
-    wait_for(lambda: view.num_rows[0] > more_than, SLOW, f"more than {more_than} rows are finished")
-    finished, rows = view.num_rows
+    found = wait_for(
+        lambda: now if (now := view.num_rows)[0] > more_than else None, SLOW, f"more than {more_than} rows are finished"
+    )
+    assert found is not None
+    finished, rows = found
     assert finished < rows
     return finished
 
@@ -182,22 +182,20 @@ def test_a_new_user_measures_and_understands(world: World, store: Store, look: L
     view.press("Measure")
     stages: list[str] = []
 
-    def rows() -> int:
+    def rows() -> tuple[int, int]:
         if (stage := view.stage) and stage not in stages:
             stages.append(stage)
-        return view.num_rows[0]
+        return view.num_rows
 
-    wait_for(lambda: rows() >= 2, SLOW, "two rows are finished")
-    before, of = view.num_rows
+    before, of = wait_for(lambda: now if (now := rows())[0] >= 2 else (), SLOW, "two rows are finished")
     assert before < of == 58
-    wait_for(lambda: rows() > before, SLOW, "another row is finished")
+    wait_for(lambda: rows()[0] > before, SLOW, "another row is finished")
     places = [stages.index(stage) for stage in ("training", "choosing ε", "filtering layer by layer")]
     assert places == sorted(places)
 
     row = view.cells()[12:]  # the first row is shown unasked
     cell = next(own for own in row if own.has_score and own.column == "Low-pass, difference score")
-    view.click_cell(cell)
-    wait_for(lambda: view.box("Layer").input_value() == cell.layer, 30, "the drill-down shows the layer")
+    view.click_cell(cell, until=lambda: view.box("Layer").input_value() == cell.layer)
     assert (view.box("Filter").input_value(), view.box("Score").input_value()) == ("Low-pass", "Difference")
 
     def is_drawn() -> bool:
@@ -352,9 +350,8 @@ def test_cancel_takes_effect_within_three_seconds(inside: str, store: Store, loo
     print(f"cancelled inside a {inside} after {seconds:.2f} s")
     assert seconds <= 3
     view.page.get_by_text("Cancelled. What was finished is kept").wait_for()
-    assert "About" in view.offer
-    assert view.strip == ""
-    assert view.num_rows[0] >= finished
+    wait_for(lambda: "About" in view.offer and view.strip == "", 30, "it can be asked for again")
+    wait_for(lambda: view.num_rows[0] >= finished, 30, "what was finished is shown")
     assert Board(store).open_runs() == []
 
 
@@ -398,8 +395,7 @@ def test_a_run_outlives_the_server(world: World, store: Store, look: Look) -> No
     world.start()
     again = look()
     again.open(asked_for)
-    assert again.num_rows[0] >= finished
-    assert again.strip
+    wait_for(lambda: again.num_rows[0] >= finished, 60, "what was finished is shown")
     wait_until_measured(again)
     assert Board(store).get(run.key).state == "done"
     assert Board(store).get(run.key).key == run.key
@@ -488,7 +484,7 @@ def test_a_new_user_retrains_and_reads_the_verdict(
     try:
         view = Explore(browser.new_page(viewport={"width": 1280, "height": 900}), own.server.url)
         view.open(f"/retrain?{urlencode(VIEW | {'budget': 1})}")
-        assert view.title == TITLE
+        assert view.title == TITLE.replace("epoch", "retrained from epoch")
         assert "no rule can choose" in view.main.inner_text()
         assert re.search(r"About .*\b(s|min)\b", view.offer)
         view.press("Retrain")
@@ -533,7 +529,7 @@ def test_a_new_user_retrains_and_reads_the_verdict(
 def test_runs_are_listed_deleted_and_exchanged(measured: None, store: Store, look: Look, tmp_path: Path) -> None:
     view = look()
     view.open(VIEW)
-    shown = view.tiles
+    shown = wait_for(lambda: view.tiles, 60, "the tiles are drawn")
     with view.page.expect_download() as download:
         view.press("Everything (ZIP of Parquet and manifest)")
     archive = tmp_path / download.value.suggested_filename
@@ -562,8 +558,8 @@ def test_runs_are_listed_deleted_and_exchanged(measured: None, store: Store, loo
     view.page.get_by_label("file upload").set_input_files(archive)
     view.page.get_by_text("Imported: ").wait_for()
     view.open(VIEW)
-    assert "Imported: measured elsewhere" in view.main.inner_text()
-    assert view.tiles == shown
+    view.page.get_by_text("Imported: measured elsewhere").wait_for()
+    wait_for(lambda: view.tiles == shown, 60, "the imported tiles are those of before")
     assert "About" in view.offer
     view.page.get_by_text("imported results carry no images").wait_for()
     assert Board(store).open_runs() == []

@@ -23,10 +23,10 @@ from fss_core.invariance import measure_invariance
 from fss_core.invariance.lookup import ComparisonSpec, find_candidates
 from fss_core.retraining import compare, verdict
 from fss_core.retraining.published import write_retraining
-from fss_core.specs import StoreError
+from fss_core.specs import NETWORKS, StoreError
 from fss_core.store import Store
 from fss_core.study.cells import Cell
-from fss_core.study.publishing import publish
+from fss_core.study.publishing import publish, read_cell
 
 STUDY = "made-up"
 NETWORK = columns.NETWORK
@@ -62,6 +62,25 @@ Between epochs {columns.EARLY} and {columns.EPOCH} the ranking has τ = {{tau}},
 stay.'''
 numbers.tau = {{verb = "tau", study = "{STUDY}", across = "epochs", cell = "{OWN.name}"}}
 numbers.share = {{verb = "calls", study = "{STUDY}", across = "epochs", cell = "{OWN.name}"}}
+
+[[finding]]
+id = "table"
+group = "Epochs"
+each = {{study = "{STUDY}"}}
+columns = ["network", "clean accuracy"]
+text = "{{own}}, epoch {{own.epoch}} | {{clean}} (n = {{clean.n}})"
+numbers.own = {{verb = "title"}}
+numbers.clean = {{verb = "accuracy"}}
+
+[[finding]]
+id = "retrained"
+group = "Epochs"
+each = {{study = "{STUDY}", retrained = true}}
+columns = ["network", "FGSM"]
+text = "{{own}} | {{fgsm}}"
+view = "fgsm"
+numbers.own = {{verb = "title"}}
+numbers.fgsm = {{verb = "retraining"}}
 
 [[finding]]
 id = "errata"
@@ -196,16 +215,28 @@ def test_findings_are_written_into_readme_and_found_there_again(directory: Path,
     given = ("--directory", directory, "--readme", readme)
     unwritten = fss("study", "--check", *given)
     assert unwritten.code == 1
-    assert unwritten.out.count("is not in README.md") == 4
+    assert unwritten.out.count("is not in README.md") == 8
     assert fss("study", "--quote", *given).code == 0
     text = readme.read_text()
     assert text.index("Text.") < text.index(HEADING) < text.index("## The method")
-    assert max(map(len, text.splitlines())) <= WIDTH
+    assert max(len(line) for line in text.splitlines() if not line.startswith("| ")) <= WIDTH
     own = next(block for block in read_section(text) if block.startswith("- `hurts`"))
     assert own == "- " + sentence(read_findings(directory / FINDINGS)[1], directory)
     done = fss("study", "--check", *given)
     assert (done.code, done.out) == (0, done.out)
-    assert "4 findings in README.md" in done.out
+    assert "8 findings in README.md" in done.out
+    titles = {
+        cell.name: f"| {NETWORKS[cell.network]} on {read_cell(directory / STUDY / cell.folder).dataset_title}"
+        for cell in (OWN, ELSEWHERE, OTHER)
+    }
+    tables = [block for block in read_section(text) if block.startswith("| ")]
+    assert [row.split(" | ")[0] for row in tables] == [
+        *("| network", "| ---"),
+        *(f"{title}, epoch {columns.EPOCH}" for _, title in sorted(titles.items())),
+        *("| network", "| ---", titles[OTHER.name]),
+    ]
+    assert tables[2].count("n = 110") == 1
+    assert "retrain?network=" in tables[-1]
     assert fss("study", "--quote", *given).code == 0
     assert readme.read_text() == text
     (directory / FINDINGS).unlink()
@@ -226,7 +257,7 @@ def change_digit(text: str) -> str:
     ("harm", "text"),
     [
         (change_digit, "finding hurts: README.md says “"),
-        (lambda text: text.replace("n = 110", "n = 111"), "recomputed “on n = 110 images,”"),
+        (lambda text: text.replace("on n = 110", "on n = 111"), "recomputed “on n = 110 images,”"),
         (lambda text: re.sub(r"- `hurts`.*?\n\n", "", text, flags=re.DOTALL), "finding hurts is not in README.md"),
         (lambda text: text.replace("### Layers", "### Layers\n\n- All 57 are fragile."), "says what is no finding"),
         (lambda text: text.replace("### Layers", "### Other"), "under other headings"),
@@ -328,7 +359,7 @@ def test_links_of_findings_can_be_opened() -> None:
         "errata": errata.PARAMS,
     }
     for block in read_section((ROOT / "README.md").read_text()):
-        for page, query in re.findall(r"\(`([a-z/]+)\?([^`]+)`\)", block):
+        for page, query in re.findall(r"`([a-z/]+)\?([^`]+)`", block):
             for pair in query.split("&"):
                 key, _, value = pair.partition("=")
                 assert key in params[page], (page, key)

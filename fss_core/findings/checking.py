@@ -71,7 +71,7 @@ def check_quotes(directory: Path, readme: Path) -> Report:
 
 
 def read_section(text: str) -> list[str]:
-    """Find the blocks of the section: paragraphs, headings and bullets, each in one line; none without the section."""
+    """Find the blocks of the section, each in one line: paragraphs, headings, bullets, rows; none without it."""
     lines = text.splitlines()
     if HEADING not in lines:
         return []
@@ -83,7 +83,7 @@ def read_section(text: str) -> list[str]:
         if not line.strip():
             is_new = True
             continue
-        if is_new or line.startswith(("- ", "### ")):
+        if is_new or line.startswith(("- ", "| ", "### ")):
             blocks.append(line.strip())
         else:
             blocks[-1] += f" {line.strip()}"
@@ -93,7 +93,8 @@ def read_section(text: str) -> list[str]:
 
 def _check_section(findings: tuple[Finding, ...], directory: Path, quoted: list[str], name: str) -> list[str]:
     differences = []
-    left = [block for block in quoted if not block.startswith("### ")]
+    headers = {block for own in findings for block in own.header}
+    left = [block for block in quoted if not block.startswith("### ") and block not in headers]
     for own in findings:
         try:
             text = sentence(own, directory)
@@ -101,7 +102,7 @@ def _check_section(findings: tuple[Finding, ...], directory: Path, quoted: list[
             differences.append(str(error))
             _take_like(left, own)
             continue
-        expected = f"- {text}" if own.group else text
+        expected = own.laid_out(text)
         if expected in left:
             left.remove(expected)
             continue

@@ -21,7 +21,7 @@ from fss_core.retraining.results import JUDGED, Judged
 from fss_core.retraining.rules import PAPERS_RULE
 from fss_core.retraining.verdicts import verdict
 from fss_core.scores import KINDS, MEAN_FILTER, Kind, Scores, score_responses
-from fss_core.specs import GLOBAL_LAYER, MeasurementSpec, ScoreSpec, StoreError, choose
+from fss_core.specs import GLOBAL_LAYER, NETWORKS, MeasurementSpec, ScoreSpec, StoreError, choose
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +156,19 @@ def accuracy(
     return Quantity(text=text, parts=parts | {"n": str(num_images)}, page="/", spec=measured.spec)
 
 
+def title(directory: Path, *, cell: str, study: str = "laptop") -> Quantity:
+    """Name a cell as the pages do; parts network, dataset, epoch (the last), n."""
+    own = find_cell(directory, study, cell)
+    record = own.record
+    parts = {
+        "network": NETWORKS.get(record.cell.network, record.cell.network),
+        "dataset": record.dataset_title,
+        "epoch": str(record.cell.last),
+        "n": str(record.cell.num_images),
+    }
+    return Quantity(text="{network} on {dataset}".format(**parts), parts=parts, page="/", spec=own.measured().spec)
+
+
 def epsilon(directory: Path, *, cell: str, study: str = "laptop") -> Quantity:
     """Quote the ε of a cell, in pixels."""
     own = find_cell(directory, study, cell)
@@ -245,6 +258,8 @@ def retraining(
 ) -> Quantity:
     """Quote a paired difference after retraining: value [low, high]; parts n, budget, before, after, outcome.
 
+    Where the rule chose no layer, it is "not tested", and so is its outcome; there is no value then.
+
     Args:
         directory: of published studies.
         cell: which.
@@ -260,12 +275,14 @@ def retraining(
     comparison = _comparison(own)
     row, other = comparison.row(rule), comparison.row(against)
     difference = {} if row is None else row.to_before if against == NO_RETRAINING else row.to_all
-    if row is None or other is None or judged not in difference:
-        reasons = "; ".join(dict.fromkeys(row.reasons.values())) if row is not None else "it was not run"
-        raise StoreError(f"{rule} against {against} in {cell} cannot be quoted: {reasons or 'nothing was chosen'}")
+    lines = {line.against: line.outcome for line in verdict(comparison, rule=rule).lines}
+    page: dict[str, Any] = {"page": "retrain", "spec": comparison.spec.measurement}
+    if row is None or other is None:
+        raise StoreError(f"{rule} against {against} in {cell} cannot be quoted: it was not run")
+    if judged not in difference:
+        return Quantity(text="not tested", parts={"n": str(comparison.num_images), "outcome": lines[against]}, **page)
     found: Estimate = difference[judged]
     text, parts = _interval(found.value, found.low, found.high, digits, sign=True)
-    lines = {line.against: line.outcome for line in verdict(comparison, rule=rule).lines}
     parts |= {
         "n": str(comparison.num_images),
         "budget": str(comparison.epoch),
@@ -273,7 +290,7 @@ def retraining(
         "after": number(row.accuracy[judged].value, digits),
         "outcome": lines[against],
     }
-    return Quantity(text=text, parts=parts, page="retrain", spec=comparison.spec.measurement)
+    return Quantity(text=text, parts=parts, **page)
 
 
 def outcomes(
@@ -339,7 +356,7 @@ def effect(
 
 VERBS: dict[str, Callable[..., Quantity]] = {
     verb.__name__: verb
-    for verb in (score, count, accuracy, epsilon, tau, calls, layers, retraining, outcomes, cells, effect)
+    for verb in (score, count, accuracy, title, epsilon, tau, calls, layers, retraining, outcomes, cells, effect)
 }
 """By name, as ``findings.toml`` names them."""
 

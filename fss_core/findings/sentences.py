@@ -6,11 +6,12 @@ import re
 import textwrap
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from fss_core.findings.cells import list_cells
 from fss_core.findings.quantities import VERBS, Quantity
 from fss_core.invariance.lookup import epsilon_text
 from fss_core.specs import FssError, MeasurementSpec, StoreError, UnknownNameError, choose
@@ -26,14 +27,15 @@ _FIELD = re.compile(r"\{(\w+)(?:\.(\w+))?\}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One sentence.
+    """One sentence, or one row of a table.
 
     Attributes:
         id: names it, in messages.
         group: the heading it stands under; empty for an introduction.
-        text: the sentence, with fields: ``{name}``, or ``{name.part}``.
+        text: the sentence, with fields: ``{name}``, or ``{name.part}``; the cells of a row have ``|`` between them.
         numbers: name of a field → its verb and parameters.
         view: name of the number whose view is linked to; the first by default, ``"-"`` for none.
+        columns: names of the columns, of a row.
     """
 
     id: str
@@ -41,10 +43,24 @@ class Finding:
     text: str
     numbers: Mapping[str, Mapping[str, Any]]
     view: str = ""
+    columns: tuple[str, ...] = ()
+
+    def laid_out(self, text: str) -> str:
+        """Make a block of its sentence: a row, a bullet, or a paragraph."""
+        return f"| {text} |" if self.columns else f"- {text}" if self.group else text
+
+    @property
+    def header(self) -> list[str]:
+        """The blocks that a table starts with; none for a sentence."""
+        names = [*self.columns, *(["view"] if self.view != "-" else [])]
+        return [f"| {' | '.join(names)} |", f"| {' | '.join('---' for _ in names)} |"] if self.columns else []
 
 
 def read_findings(path: Path) -> tuple[Finding, ...]:
     """Read findings, in order.
+
+    One with ``each = {study = "…"}`` stands for as many as that study has published cells (``retrained = true``: cells
+    with a retraining), and its numbers are those of the cell.
 
     Args:
         path: of ``findings.toml``; no such file means none.
@@ -61,21 +77,37 @@ def read_findings(path: Path) -> tuple[Finding, ...]:
     found = []
     for place, entry in enumerate(entries, 1):
         name = str(entry.get("id", f"number {place}"))
-        known = {"id", "group", "text", "numbers", "view"}
+        known = {"id", "group", "text", "numbers", "view", "columns", "each"}
         if missing := {"id", "text"} - entry.keys() or entry.keys() - known:
             raise StoreError(f"{path.name}: finding {name} must have id and text, and {sorted(missing)} is wrong")
-        found.append(
-            Finding(
-                id=name,
-                group=entry.get("group", ""),
-                text=" ".join(entry["text"].split()),
-                numbers=entry.get("numbers", {}),
-                view=entry.get("view", ""),
-            )
+        own = Finding(
+            id=name,
+            group=entry.get("group", ""),
+            text=" ".join(entry["text"].split()),
+            numbers=entry.get("numbers", {}),
+            view=entry.get("view", ""),
+            columns=tuple(entry.get("columns", ())),
         )
+        found += [own] if "each" not in entry else _for_each(own, path.parent, entry["each"])
     if len({own.id for own in found}) < len(found):
         raise StoreError(f"{path.name}: every finding must have an id of its own")
     return tuple(found)
+
+
+def _for_each(finding: Finding, directory: Path, each: Mapping[str, Any]) -> list[Finding]:
+    if "study" not in each or each.keys() - {"study", "retrained"}:
+        raise StoreError(f"{FINDINGS}: finding {finding.id} must have each = {{study = …, retrained = …}}, got {each}")
+    return [
+        replace(
+            finding,
+            id=f"{finding.id} {cell.name}",
+            numbers={
+                name: {"study": each["study"], "cell": cell.name} | dict(own) for name, own in finding.numbers.items()
+            },
+        )
+        for cell in list_cells(directory, str(each["study"]))
+        if not each.get("retrained") or cell.retrainings()
+    ]
 
 
 def compute(finding: Finding, directory: Path) -> dict[str, Quantity]:
@@ -121,7 +153,8 @@ def sentence(finding: Finding, directory: Path) -> str:
         return text
     if shown not in quantities:
         raise StoreError(f"finding {finding.id}: its view must be one of its numbers, got {shown!r}")
-    return f"{text} (`{address(quantities[shown])}`)"
+    place = f"`{address(quantities[shown])}`"
+    return f"{text} | {place}" if finding.columns else f"{text} ({place})"
 
 
 def address(quantity: Quantity) -> str:
@@ -146,28 +179,34 @@ def _params(spec: MeasurementSpec) -> dict[str, str]:
 
 
 def section(findings: tuple[Finding, ...], directory: Path) -> list[str]:
-    """Write all findings as the blocks of a section: paragraphs, headings, and bullets.
+    """Write all findings as the blocks of a section: paragraphs, headings, bullets, and rows of tables.
 
     Raises:
         StoreError: as :func:`sentence`.
     """
-    blocks, group = [], ""
+    blocks: list[str] = []
+    group, header = "", []
     for own in findings:
         if own.group != group:
-            group = own.group
+            group, header = own.group, []
             blocks.append(f"### {group}")
-        text = sentence(own, directory)
-        blocks.append(f"- {text}" if group else text)
+        if own.header != header:
+            header = own.header
+            blocks += header
+        blocks.append(own.laid_out(sentence(own, directory)))
     return blocks
 
 
 def wrapped(blocks: list[str]) -> str:
-    """Lay blocks out as Markdown of at most :data:`WIDTH` columns."""
+    """Lay blocks out as Markdown of at most :data:`WIDTH` columns; rows of tables cannot be broken."""
     lines: list[str] = []
     for index, block in enumerate(blocks):
-        is_bullet = block.startswith("- ")
-        if index and not (is_bullet and blocks[index - 1].startswith("- ")):
+        is_bullet, is_row = block.startswith("- "), block.startswith("| ")
+        if index and not ((is_bullet or is_row) and blocks[index - 1].startswith(block[:2])):
             lines.append("")
+        if is_row:
+            lines.append(block)
+            continue
         lines += textwrap.wrap(
             block,
             WIDTH,

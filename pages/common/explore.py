@@ -58,14 +58,14 @@ WHAT_IT_IS = (
 )
 
 
-def heading(request: MeasureRequest, *, across: str = "") -> None:
-    """Say what is looked at: one epoch, or what is put side by side instead."""
+def heading(request: MeasureRequest, form: str = "{network} on {dataset}, epoch {epoch}") -> None:
+    """Say what is looked at, in a form of the view's own, so that a tab or a bookmark is not taken for another."""
     training = request.spec.training
     title = known_datasets().get(training.dataset, training.dataset)
     network = NETWORKS.get(training.network, training.network)
     subset = f", {training.subset}" if training.subset else ""
-    what = across or f"epoch {request.spec.epoch}"
-    st.title(f"{plain(network)} on {plain(title)}, {what}{subset}", anchor=False)
+    title = form.format(network=plain(network), dataset=plain(title), epoch=request.spec.epoch)
+    st.title(f"{title}{subset}", anchor=False)
     if problem := links.problem():
         left, right = st.columns([6, 1], vertical_alignment="center")
         left.warning(f"This link asks for what is not here: {plain(problem)}. What it does not say right is as usual.")
