@@ -185,7 +185,8 @@ def section(findings: tuple[Finding, ...], directory: Path) -> list[str]:
         StoreError: as :func:`sentence`.
     """
     blocks: list[str] = []
-    group, header = "", []
+    group = ""
+    header: list[str] = []
     for own in findings:
         if own.group != group:
             group, header = own.group, []
