@@ -83,6 +83,15 @@ numbers.own = {{verb = "title"}}
 numbers.fgsm = {{verb = "retraining"}}
 
 [[finding]]
+id = "rankings"
+group = "Epochs"
+each = {{study = "{STUDY}", epochs = 2}}
+text = "{{own}}: {{tau}}."
+view = "tau"
+numbers.own = {{verb = "title"}}
+numbers.tau = {{verb = "tau", across = "epochs", last = 2}}
+
+[[finding]]
 id = "errata"
 group = "Errata"
 text = "In training mode the adversarial score moves by {{own}} ({{own.layers}} layers, n = {{own.n}})."
@@ -215,7 +224,7 @@ def test_findings_are_written_into_readme_and_found_there_again(directory: Path,
     given = ("--directory", directory, "--readme", readme)
     unwritten = fss("study", "--check", *given)
     assert unwritten.code == 1
-    assert unwritten.out.count("is not in README.md") == 8
+    assert unwritten.out.count("is not in README.md") == 9
     assert fss("study", "--quote", *given).code == 0
     text = readme.read_text()
     assert text.index("Text.") < text.index(HEADING) < text.index("## The method")
@@ -224,7 +233,7 @@ def test_findings_are_written_into_readme_and_found_there_again(directory: Path,
     assert own == "- " + sentence(read_findings(directory / FINDINGS)[1], directory)
     done = fss("study", "--check", *given)
     assert (done.code, done.out) == (0, done.out)
-    assert "8 findings in README.md" in done.out
+    assert "9 findings in README.md" in done.out
     titles = {
         cell.name: f"| {NETWORKS[cell.network]} on {read_cell(directory / STUDY / cell.folder).dataset_title}"
         for cell in (OWN, ELSEWHERE, OTHER)

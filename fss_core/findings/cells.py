@@ -32,6 +32,11 @@ class PublishedCell:
         """As findings name it."""
         return self.record.cell.name
 
+    @property
+    def trained_epochs(self) -> tuple[int, ...]:
+        """The epochs at which it is measured, without that of the untrained network."""
+        return tuple(epoch for epoch in self.record.cell.epochs if epoch > 0)
+
     def measured(self, epoch: int | None = None, seed: int | None = None, *, whole: bool = False) -> Measured:
         """Read one measurement.
 

@@ -203,8 +203,8 @@ def calls(directory: Path, *, across: Across, statistic: str = "share", digits: 
         across: epochs, datasets or networks.
         statistic: ``"share"`` of rows with one call, Fleiss' ``"kappa"``, or Gwet's ``"ac1"``.
         digits: after the point.
-        which: ``study``; ``cell`` and ``epochs`` (all trained ones of the cell by default), or ``cells`` and ``epoch``
-            (the last of each by default); ``kind``, ``filter``, ``seed``.
+        which: ``study``; ``cell`` and ``epochs`` (all trained ones of the cell by default, or the ``last`` so many), or
+            ``cells`` and ``epoch`` (the last of each by default); ``kind``, ``filter``, ``seed``.
     """
     found, spec = _invariance(directory, across, **which)
     own: Statistic = getattr(found.calls, choose(statistic, ("share", "kappa", "ac1"), what="agreement of calls"))
@@ -391,6 +391,7 @@ def _invariance(
     cell: str = "",
     cells: Sequence[str] = (),
     epochs: Sequence[int] = (),
+    last: int = 0,
     epoch: int | None = None,
     seed: int | None = None,
     kind: Kind = "adversarial",
@@ -401,7 +402,7 @@ def _invariance(
         if not cell or cells:
             raise ValueError("a comparison across epochs needs cell=…, one cell")
         own = find_cell(directory, study, cell)
-        chosen = tuple(epochs) or tuple(one for one in own.record.cell.epochs if one > 0)
+        chosen = tuple(epochs) or own.trained_epochs[-last:]
         measured = {str(one): own.measured(one, seed) for one in chosen}
         score = own.record.cell.score
     else:

@@ -59,8 +59,9 @@ class Finding:
 def read_findings(path: Path) -> tuple[Finding, ...]:
     """Read findings, in order.
 
-    One with ``each = {study = "…"}`` stands for as many as that study has published cells (``retrained = true``: cells
-    with a retraining), and its numbers are those of the cell.
+    One with ``each = {study = "…"}`` stands for as many as that study has published cells, and its numbers are those of
+    the cell; ``retrained = true`` passes over cells without a retraining, ``epochs = N`` over those with fewer than N
+    trained epochs.
 
     Args:
         path: of ``findings.toml``; no such file means none.
@@ -95,8 +96,11 @@ def read_findings(path: Path) -> tuple[Finding, ...]:
 
 
 def _for_each(finding: Finding, directory: Path, each: Mapping[str, Any]) -> list[Finding]:
-    if "study" not in each or each.keys() - {"study", "retrained"}:
-        raise StoreError(f"{FINDINGS}: finding {finding.id} must have each = {{study = …, retrained = …}}, got {each}")
+    if not isinstance(each, Mapping) or "study" not in each or each.keys() - {"study", "retrained", "epochs"}:
+        raise StoreError(
+            f"{FINDINGS}: finding {finding.id} must have each = {{study = …}}, with retrained and epochs or without, "
+            f"got {each}"
+        )
     return [
         replace(
             finding,
@@ -106,7 +110,7 @@ def _for_each(finding: Finding, directory: Path, each: Mapping[str, Any]) -> lis
             },
         )
         for cell in list_cells(directory, str(each["study"]))
-        if not each.get("retrained") or cell.retrainings()
+        if (not each.get("retrained") or cell.retrainings()) and len(cell.trained_epochs) >= int(each.get("epochs", 0))
     ]
 
 
