@@ -38,11 +38,11 @@ def show(store: Store) -> None:
     comparison = epochs.comparison_of(spec, labels)
     try:
         candidates = agreement.read_candidates(store, comparison, known)
-        there = [own for own in candidates if own.measured is not None]
+        there = [own.measured for own in candidates if own.measured is not None]
         if not there:
             epochs.nothing_measured(candidates)
             return
-        kept = epochs.thinned(labels, len(there[0].measured.names))
+        kept = epochs.thinned(labels, len(there[0].names))
         if len(kept) < len(labels):
             st.caption(f"{len(kept)} of {len(labels)} epochs are shown, evenly spread; choose others above.")
             candidates = tuple(own for own in candidates if own.label in kept)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import streamlit as st
 from plotly.graph_objects import Figure
@@ -41,7 +43,12 @@ from pages.common.frame import escaped, is_dark, plain
 from pages.common.links import Param
 from pages.common.retrain_table import TABLE_STYLE
 
-FILTERS = {MEAN_FILTER: "Mean of the three", **{name: name.replace("_", "-").capitalize() for name in SYNAPTIC_FILTERS}}
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+FILTERS = {MEAN_FILTER: "Mean of the three"} | {
+    str(name): name.replace("_", "-").capitalize() for name in SYNAPTIC_FILTERS
+}
 
 PARAMS: dict[str, Param] = {
     "score_kind": Param(default="adversarial", what="score that is compared", known=lambda: KINDS),
@@ -299,6 +306,10 @@ def groups(found: Invariance) -> None:
     st.html("".join(lines) or f'<p class="fss-quiet">No {noun}.</p>')
 
 
+def _csv(frame: Callable[[], DataFrame]) -> bytes:
+    return frame().to_csv(index=False).encode()
+
+
 def save(found: Invariance, comparison: ComparisonSpec, candidates: Sequence[Candidate]) -> None:
     """Offer the numbers."""
     name = f"fss-across-{comparison.across}"
@@ -311,7 +322,7 @@ def save(found: Invariance, comparison: ComparisonSpec, candidates: Sequence[Can
         for label, (part, frame) in tables.items():
             st.download_button(
                 label,
-                lambda frame=frame: frame().to_csv(index=False).encode(),
+                partial(_csv, frame),
                 f"{name}-{part}.csv",
                 "text/csv",
                 key=f"save_{part}",

@@ -50,16 +50,19 @@ class Choices:
 
 def known_datasets() -> dict[str, str]:
     """List the data sets that a view can name, with titles: registered ones, and those of results from elsewhere."""
+    here: dict[str, str] = {}
     titles = dict(DATASETS)
     try:
-        titles |= {state.name: state.title for state in list_datasets()}
+        for state in list_datasets():
+            (titles if state.state == "missing" else here)[state.name] = state.title
     except FssError:
         pass  # the list of folders is broken; the built-in data sets are there all the same
+    elsewhere: dict[str, str] = {}
     for collection in (imported(), published()):
         for entry in collection.entries():
             if isinstance(entry, Entry):
-                titles.setdefault(entry.manifest.measurement.training.dataset, entry.manifest.dataset.title)
-    return titles
+                elsewhere.setdefault(entry.manifest.measurement.training.dataset, entry.manifest.dataset.title)
+    return titles | elsewhere | here
 
 
 def known_networks() -> dict[str, str]:

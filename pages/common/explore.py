@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
 
 import streamlit as st
 
@@ -237,7 +236,7 @@ def _weights_map(picture: Picture, chosen: Choices, rows: Sequence[str]) -> None
     )
     kind = right.selectbox("Score", list(KINDS), format_func=KIND_TITLES.__getitem__, key="map_kind")
     layers = [own for own in rows if own != GLOBAL_LAYER]
-    found = summaries.threshold_map(picture.layers.responses, name, cast(Kind, kind), chosen.score, layers)
+    found = summaries.threshold_map(picture.layers.responses, name, kind, chosen.score, layers)
     figure = figures.threshold_heatmap(found, dark=is_dark(), threshold_index=st.session_state.get("k"))
     st.plotly_chart(
         figure,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -249,10 +250,8 @@ def slide(place: Place, label: str, options: Sequence[int], words_of: Callable[[
         What is chosen.
     """
     options = list(options)
-    chosen = next(
-        (own for own in (st.session_state.get("at"), place.step.settings["start"], default) if own in options),
-        options[0],
-    )
+    wanted: tuple[Any, ...] = (st.session_state.get("at"), place.step.settings["start"], default)
+    chosen: int = next((own for own in wanted if own in options), options[0])
     key = place.key("at")
     st.session_state[key] = chosen
     with st.container(key="learn_control"):
@@ -278,10 +277,8 @@ def pick(
     Returns:
         What is chosen; the first option unless the address, the story or ``default`` says otherwise.
     """
-    chosen = next(
-        (own for own in (st.session_state.get("pick"), place.step.settings["start"], default) if own in options),
-        options[0],
-    )
+    wanted: tuple[Any, ...] = (st.session_state.get("pick"), place.step.settings["start"], default)
+    chosen: str = next((own for own in wanted if own in options), options[0])
     key = place.key("pick")
     st.session_state[key] = chosen
     with st.container(key="learn_control"):

@@ -48,7 +48,7 @@ def _fallback_note() -> None:
     )
 
 
-def _offer(store: Store, requests: Sequence[Request], what: str, version: Callable[[Store, Request], object]) -> None:
+def _offer(store: Store, requests: Sequence[Request], what: str, version: progress.Version) -> None:
     """Offer to do what is missing, and show how far that is."""
     runs = [(own, progress.find_run(store, own)) for own in requests]
     under_way = next(((own, run) for own, run in runs if progress.is_open(run)), None)
@@ -104,7 +104,7 @@ def _read_epochs(store: Store, place: Place) -> _Epochs | None:
         candidates = [own for own in agreement.read_candidates(store, comparison, known) if own.measured is not None]
         if len(candidates) > 1:
             return _Epochs(candidates=tuple(candidates), where=_where(candidates), store=store)
-    ready = learn_live.find_ready(store, place.story)
+    ready = needs.find_ready(store, place.story)
     if ready is None:
         learn_live.prepare(store, place)
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -14,7 +15,7 @@ from fss_core.jobs.board import OPEN_STATES, Board, Run
 from fss_core.jobs.plans import Plan
 from fss_core.jobs.progress import in_words, progress_of
 from fss_core.jobs.requests import Request
-from fss_core.specs import FssError
+from fss_core.specs import DataError, FssError
 from fss_core.store import Store
 from pages.common.frame import plain, shown_errors
 
@@ -42,6 +43,9 @@ class Verb:
 
 
 _MEASURE = Verb()
+
+Version = Callable[[Store, Any], object]
+"""Says which version of a request's results there is; each kind of request has one."""
 
 
 def find_run(store: Store, request: Request) -> Run | None:
@@ -73,6 +77,10 @@ def offer(store: Store, request: Request, run: Run | None, place: DeltaGenerator
             return None
         try:
             plan = service.estimate(store, request)
+        except DataError as error:
+            st.button(verb.ask, disabled=True, width="stretch", key="measure")
+            st.caption(f"{verb.doing} needs the data set.", help=plain(str(error)))
+            return None
         except (FssError, ValueError) as error:
             st.button(verb.ask, disabled=True, width="stretch", key="measure")
             st.caption(plain(str(error)))
@@ -104,7 +112,7 @@ def strip(
     run: Run | None,
     plan: Plan | None,
     verb: Verb = _MEASURE,
-    version: Callable[[Store, Request], object] = version_of,
+    version: Version = version_of,
 ) -> None:
     """Show how far the run of a request is, or how it ended, if that is not plain from the picture.
 
@@ -129,7 +137,7 @@ def strip(
 
 
 @st.fragment(run_every=_POLL_SECONDS)
-def _poll(store: Store, request: Request, version_of: Callable[[Store, Request], object]) -> None:
+def _poll(store: Store, request: Request, version_of: Version) -> None:
     """Draw the strip, every second; draw the whole page again when there is more to see on it."""
     board = Board(store)
     try:

@@ -15,7 +15,7 @@ from pages.common.links import Param
 
 GRANULARITIES = {"layer": "Whole layers", "weights": "Pulses of weights"}
 LEANINGS = {"counted": "Counted", "ignored": "Ignored"}
-FILTERS = {MEAN_FILTER: "Overall", **{name: name.replace("_", "-").capitalize() for name in SYNAPTIC_FILTERS}}
+FILTERS = {MEAN_FILTER: "Overall"} | {str(name): name.replace("_", "-").capitalize() for name in SYNAPTIC_FILTERS}
 
 
 class _Rules(Param):

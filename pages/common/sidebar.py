@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from fss_core.data import dataset_state
+from fss_core.data import DATASETS, dataset_state
 from fss_core.jobs.pool import num_gpus
 from fss_core.specs import FssError
 from pages.common.choices import (
@@ -114,5 +114,11 @@ def _dataset_note() -> None:
     except FssError:
         st.caption("Not registered on this machine: only results from elsewhere can be shown.")
         return
-    if state.state in ("missing", "broken"):
+    if state.state == "missing":
+        command = f"fss data fetch {state.name}" if state.name in DATASETS else f"fss data add {state.name} PATH"
+        st.caption(
+            f"Not on this machine (`{command}` brings it): only published or imported results can be shown.",
+            help=plain(state.detail),
+        )
+    elif state.state == "broken":
         st.caption(plain(state.detail))
