@@ -9,6 +9,7 @@ from __future__ import annotations
 from fss_core.figures.agreement import (
     agreement_heatmap,
     agreement_heatmap_alt,
+    column_headings,
     place_of_point,
     tau_matrix,
     tau_matrix_alt,
@@ -55,6 +56,7 @@ __all__ = [
     "change_figure",
     "checkpoints_alt",
     "checkpoints_figure",
+    "column_headings",
     "coverage_alt",
     "coverage_chart",
     "enlarged",

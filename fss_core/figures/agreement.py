@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
@@ -16,6 +18,15 @@ from fss_core.invariance.results import Invariance, Statistic
 _TOP, _BOTTOM, _MARK = 48, 74, 26
 _FEWEST = 6
 """Columns that there is room for at least, so that few do not become wide."""
+
+_CROWDED = 12
+"""From so many columns on, their headings are single letters, and those of groups stand in several lines."""
+
+_LINE, _LINE_HEIGHT = 11, 15
+"""Characters in a line of a group's heading where it is crowded, and pixels."""
+
+_LONGEST_LEVEL = 10
+"""Characters of a name that stands level below the matrix; longer ones slant."""
 
 _WITH_INTERVALS = 7
 """So many columns of the matrix have room for intervals."""
@@ -42,11 +53,13 @@ def agreement_heatmap(grid: AgreementGrid, *, dark: bool = False) -> go.Figure:
         )
     colours = palette(dark)
     x, y = _centres(grid)
+    titles = _group_titles(grid)
+    top = _TOP + _LINE_HEIGHT * max(title.count("<br>") for title in titles)
     right = max(int(x[-1]) - EDGE, _FEWEST * CELL)
     figure = empty_figure(
         dark,
-        height=_TOP + _BOTTOM + ROW_HEIGHT * max(num_rows, 2),
-        margin={"l": left_margin(grid.rows), "r": 8, "t": _TOP, "b": _BOTTOM},
+        height=top + _BOTTOM + ROW_HEIGHT * max(num_rows, 2),
+        margin={"l": left_margin(grid.rows), "r": 8, "t": top, "b": _BOTTOM},
     )
     figure.update_layout(hovermode="closest", hoverdistance=-1, showlegend=False)
     figure.update_xaxes(
@@ -58,7 +71,7 @@ def agreement_heatmap(grid: AgreementGrid, *, dark: bool = False) -> go.Figure:
     )
     figure.update_yaxes(range=[y[-1] - EDGE, EDGE], tickvals=y, ticktext=grid.row_texts, ticks="", showticklabels=False)
     there = np.array([own.is_there for own in grid.columns])
-    headings = np.array([plain(shorten(own.heading, 10)) for own in grid.columns])
+    headings = np.array([plain(text) for text in column_headings(grid)])
     draw_cells(figure, grid, x, y, colours, grid.normalise)
     figure.add_traces(
         [
@@ -75,11 +88,12 @@ def agreement_heatmap(grid: AgreementGrid, *, dark: bool = False) -> go.Figure:
         figure.add_trace(words(place, y, list(grid.marks), colours.muted, position="middle right"))
         figure.add_trace(words(place[:1], np.array([EDGE]), ["stays"], colours.muted, position="top right"))
     start = 0
-    for heading, width in grid.groups:
+    for title, (_, width) in zip(titles, grid.groups, strict=True):
         own = x[start : start + width]
         left, end = int(own[0]) + EDGE, int(own[-1]) - EDGE
         figure.add_annotation(
-            text=f"<b>{plain(shorten(heading, 70 if len(grid.groups) == 1 else 24))}</b>",
+            text=f"<b>{title}</b>",
+            align="left",
             x=left,
             xanchor="left",
             y=1,
@@ -92,6 +106,30 @@ def agreement_heatmap(grid: AgreementGrid, *, dark: bool = False) -> go.Figure:
         pale_ground(figure, colours, (left, end), (EDGE, int(y[-1]) - EDGE))
         start += width
     return figure
+
+
+def column_headings(grid: AgreementGrid) -> list[str]:
+    """List what stands above the columns: filters in full where there is room, else by their first letter."""
+    is_crowded = len(grid.groups) > 1 and len(grid.columns) >= _CROWDED
+    return [own.heading[0] if is_crowded else shorten(own.heading, 10) for own in grid.columns]
+
+
+def _group_titles(grid: AgreementGrid) -> list[str]:
+    if len(grid.groups) == 1:
+        return [plain(shorten(grid.groups[0][0], 70))]
+    titles = [shorten(title, 24) for title, _ in grid.groups]
+    if len(grid.columns) < _CROWDED:
+        return [plain(title) for title in titles]
+    return ["<br>".join(plain(line) for line in _lines(title)) for title in titles]
+
+
+def _lines(title: str) -> list[str]:
+    """Break a title at spaces, and behind hyphens.
+
+    >>> _lines("SqueezeNet-v1.1")
+    ['SqueezeNet-', 'v1.1']
+    """
+    return [line.replace("- ", "-") for line in textwrap.wrap(title.replace("-", "- "), _LINE, break_long_words=False)]
 
 
 def _centres(grid: AgreementGrid) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -168,14 +206,16 @@ def tau_matrix(found: Invariance, titles: dict[str, str], *, dark: bool = False)
                 texts[row][column_index] = _in_cell(pair.tau, number)
     names = [f"{plain(shorten(titles[label], 18))} " for label in labels]
     side = 44 if number <= _WITH_INTERVALS else 26
+    longest = max(map(len, names))
+    slant = {"tickangle": -30} if longest > _LONGEST_LEVEL else {}
+    bottom = 20 + round(3.4 * longest) if slant else 40
     figure = empty_figure(
         dark,
-        height=40 + max(side * number, 60) + 40,
-        margin={"l": 16 + round(6.3 * max(map(len, names))), "r": 8, "t": 30, "b": 40},
+        height=40 + max(side * number, 60) + bottom,
+        margin={"l": 16 + round(6.3 * longest), "r": 8, "t": 30, "b": bottom},
     )
     figure.update_layout(hovermode="closest", showlegend=False)
     places = np.arange(number)
-    slant = {"tickangle": -30} if number * max(map(len, names)) > 70 else {}
     figure.update_xaxes(range=[-0.5, number - 0.5], tickvals=places, ticktext=names, ticks="", side="bottom", **slant)
     figure.update_yaxes(range=[number - 0.5, -0.5], tickvals=places, ticktext=names, ticks="")
     figure.add_trace(

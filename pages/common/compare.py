@@ -19,7 +19,7 @@ from pages.common.choices import known_datasets, known_networks, measurement_of
 from pages.common.frame import plain
 from pages.common.links import Param
 
-WAYS = {"datasets": "One network, data sets", "networks": "One data set, networks", "pinned": "Pinned view, this view"}
+WAYS = {"datasets": "Across data sets", "networks": "Across networks", "pinned": "With a pinned view"}
 
 WHAT_IT_IS = (
     "Is a layer fragile because of where it stands in the network, or because of the data? This view puts one network "
@@ -240,7 +240,10 @@ def _heatmap(found: Invariance, tables: Mapping[str, ScoreTable], there: Sequenc
 
     figure = agreement.heatmap(grid, "compare_heatmap", look_into)
     name = agreement.FILTERS[found.filter].lower()
-    agreement.legend(found, click="Click a cell to read it below.", by=f" (by {name})")
+    click = "Click a cell to read it below."
+    if all(len(heading) == 1 for heading in figures.column_headings(grid)):
+        click = f"Columns: H high-pass, L low-pass, P pulse, M mean of the three. {click}"
+    agreement.legend(found, click=click, by=f" (by {name})")
     downloads.figure_button(figure, "compare", "Scores side by side")
     _look_into(found, grid, there)
 
