@@ -194,6 +194,11 @@ def test_agreements_are_those_of_the_comparison(
     assert tau.page == ("epochs" if across == "epochs" else "compare")
     names = ask(directory, "layers", across=across, group="open", **which)
     assert names.parts["of"] == str(len(expected.table.rows))
+    agreed = {
+        name: int(ask(directory, "layers", across=across, group=name, **which).parts["value"])
+        for name in ("decided", "same", "agree")
+    }
+    assert agreed["agree"] == agreed["decided"] + agreed["same"] > 0
 
 
 def test_retrainings_are_those_of_the_comparison_of_rules(directory: Path) -> None:

@@ -225,13 +225,17 @@ def layers(
     Args:
         directory: of published studies.
         across: epochs, datasets or networks.
-        group: ``"decided"``, ``"same"``, ``"open"``, ``"apart"`` or ``"alone"``, as in ``invariance.groups``.
+        group: ``"decided"``, ``"same"``, ``"open"``, ``"apart"`` or ``"alone"``, as in ``invariance.groups``; or
+            ``"agree"``: all with one call, decided or not.
         call: of the groups that agree, those of this call only.
         most: names that are written out.
         which: as for :func:`calls`.
     """
     found, spec = _invariance(directory, across, **which)
-    rows: tuple[str, ...] = getattr(group_rows(found), choose(group, GROUP_WORDS, what="group"))
+    groups = group_rows(found)
+    choose(group, [*GROUP_WORDS, "agree"], what="group")
+    chosen = {own for name in (("decided", "same") if group == "agree" else (group,)) for own in getattr(groups, name)}
+    rows = tuple(own.name for own in found.table.rows if own.name in chosen)
     if call:
         by_row = {own.row: own.call for own in found.calls.rows}
         rows = tuple(row for row in rows if by_row[row] == call)
