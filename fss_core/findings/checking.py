@@ -95,9 +95,10 @@ def _check_section(findings: tuple[Finding, ...], directory: Path, quoted: list[
     differences = []
     headers = {block for own in findings for block in own.header}
     left = [block for block in quoted if not block.startswith("### ") and block not in headers]
+    sentences = {}
     for own in findings:
         try:
-            text = sentence(own, directory)
+            text = sentences[own.id] = sentence(own, directory)
         except StoreError as error:
             differences.append(str(error))
             _take_like(left, own)
@@ -112,7 +113,7 @@ def _check_section(findings: tuple[Finding, ...], directory: Path, quoted: list[
         else:
             differences.append(f"finding {own.id}: {name} says {_apart(near, expected)}")
     differences += [f"{name} says what is no finding: {block}" for block in left]
-    if not differences and quoted != section(findings, directory):
+    if not differences and quoted != section(findings, sentences):
         differences.append(f"{name} has its findings in another order, or under other headings; `fss study --quote`")
     return differences
 
@@ -165,8 +166,9 @@ def write_section(directory: Path, readme: Path) -> int:
         del lines[start:stop]
     else:
         start = lines.index(_BEFORE) if _BEFORE in lines else len(lines)
+    sentences = {own.id: sentence(own, directory) for own in findings}
     if findings:
-        lines[start:start] = [HEADING, "", *wrapped(section(findings, directory)).splitlines(), ""]
+        lines[start:start] = [HEADING, "", *wrapped(section(findings, sentences)).splitlines(), ""]
     try:
         write_whole(readme, ("\n".join(lines) + "\n").encode(), mode=0o644)
     except OSError as error:

@@ -7,7 +7,7 @@ of number, add a function to :data:`VERBS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +204,7 @@ def calls(directory: Path, *, across: Across, statistic: str = "share", digits: 
         statistic: ``"share"`` of rows with one call, Fleiss' ``"kappa"``, or Gwet's ``"ac1"``.
         digits: after the point.
         which: ``study``; ``cell`` and ``epochs`` (all trained ones of the cell by default, or the ``last`` so many), or
-            ``cells`` and ``epoch`` (the last of each by default); ``kind``, ``filter``, ``seed``.
+            ``cells`` and ``epoch`` (the last by default, if it is that of all); ``kind``, ``filter``, ``seed``.
     """
     found, spec = _invariance(directory, across, **which)
     own: Statistic = getattr(found.calls, choose(statistic, ("share", "kappa", "ac1"), what="agreement of calls"))
@@ -413,14 +413,20 @@ def _invariance(
         if len(cells) < 2 or cell:
             raise ValueError(f"a comparison across {across} needs cells=[…], at least two")
         found = [find_cell(directory, study, name) for name in cells]
+        ends = {own.record.cell.last for own in found}
+        if epoch is None and len(ends) > 1:  # the view that is linked to shows one epoch of all
+            raise ValueError(f"{', '.join(cells)} end at epochs {', '.join(map(str, sorted(ends)))}; give epoch=…")
         labels = [own.record.cell.dataset if across == "datasets" else own.record.cell.network for own in found]
         measured = {label: own.measured(epoch, seed) for label, own in zip(labels, found, strict=True)}
         if len(measured) < len(found):
             raise ValueError(f"a comparison across {across} needs cells that differ in that, got {', '.join(cells)}")
         score = found[0].record.cell.score
     columns = {label: one.responses for label, one in measured.items()}
+    spec = list(measured.values())[-1].spec
+    if across != "epochs":
+        spec = replace(spec, epsilon=None)  # each column at its own, as the view shows them
     result = measure_invariance(columns, across=across, spec=score, filter=filter, kind=kind)
-    return result, list(measured.values())[-1].spec
+    return result, spec
 
 
 def _statistic(own: Statistic, digits: int) -> tuple[str, dict[str, str]]:

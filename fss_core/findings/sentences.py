@@ -182,11 +182,12 @@ def _params(spec: MeasurementSpec) -> dict[str, str]:
     return found | ({"epsilon": epsilon_text(spec.epsilon)} if spec.epsilon is not None else {})
 
 
-def section(findings: tuple[Finding, ...], directory: Path) -> list[str]:
-    """Write all findings as the blocks of a section: paragraphs, headings, bullets, and rows of tables.
+def section(findings: tuple[Finding, ...], sentences: Mapping[str, str]) -> list[str]:
+    """Write findings as the blocks of a section: paragraphs, headings, bullets, and rows of tables.
 
-    Raises:
-        StoreError: as :func:`sentence`.
+    Args:
+        findings: in order.
+        sentences: of :func:`sentence`, by id.
     """
     blocks: list[str] = []
     group = ""
@@ -198,7 +199,7 @@ def section(findings: tuple[Finding, ...], directory: Path) -> list[str]:
         if own.header != header:
             header = own.header
             blocks += header
-        blocks.append(own.laid_out(sentence(own, directory)))
+        blocks.append(own.laid_out(sentences[own.id]))
     return blocks
 
 
