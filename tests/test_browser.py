@@ -195,8 +195,8 @@ def test_a_new_user_measures_and_understands(world: World, store: Store, look: L
 
     row = view.cells()[12:]  # the first row is shown unasked
     cell = next(own for own in row if own.has_score and own.column == "Low-pass, difference score")
-    view.click_cell(cell, until=lambda: view.box("Layer").input_value() == cell.layer)
-    assert (view.box("Filter").input_value(), view.box("Score").input_value()) == ("Low-pass", "Difference")
+    shown = [cell.layer, "Low-pass", "Difference"]
+    view.click_cell(cell, until=lambda: [view.box(own).input_value() for own in ("Layer", "Filter", "Score")] == shown)
 
     def is_drawn() -> bool:
         # While rows are added, a chart and the one that takes its place can both be there for a moment.
@@ -206,18 +206,19 @@ def test_a_new_user_measures_and_understands(world: World, store: Store, look: L
             f"Histogram of the weights of {cell.layer}",
             "",
         )
-        return len(names) == len(starts) and all(map(str.startswith, names, starts))
+        are_there = len(names) == len(starts) and all(map(str.startswith, names, starts))
+        return are_there and "images whose prediction changes" in names[-1]
 
     wait_for(is_drawn, 60, "curve, histogram and images of the cell")
-    assert "images whose prediction changes" in view.figure_names(".st-key-drilldown")[-1]
-    assert query(view) | {"layer": cell.layer, "filter": "low_pass", "kind": "difference"} == query(view)
+    told = {"layer": cell.layer, "filter": "low_pass", "kind": "difference"}
+    wait_for(lambda: told.items() <= query(view).items(), 30, "the address says which cell")
 
     assert world.server.listening() <= {"127.0.0.1", "::1"}
     wait_until_measured(view)
-    assert view.strip == ""
-    assert view.num_rows == (58, 58)
+    wait_for(lambda: view.strip == "" and view.num_rows == (58, 58), 60, "all rows are drawn, and no strip")
     assert view.box("Layer").input_value() == cell.layer
-    assert all("n = 60" in view.tiles[name] for name in ("Clean accuracy", "Accuracy under FGSM"))
+    tiles = wait_for(lambda: view.tiles, 60, "the tiles are drawn")
+    assert all("n = 60" in tiles[name] for name in ("Clean accuracy", "Accuracy under FGSM"))
     wait_until_quiet(view, 3)
     assert not any("torch" in Path(part.path).name for part in world.server.process.memory_maps())
 
@@ -341,7 +342,7 @@ def test_cancel_takes_effect_within_three_seconds(inside: str, store: Store, loo
         wait_for(lambda: "training: epoch 1" in view.strip, SLOW, "training")
     else:
         finished = wait_for_rows(view, 0)
-        assert view.stage == "filtering layer by layer"
+        wait_for(lambda: view.stage == "filtering layer by layer", 30, "the strip says what is done")
     run = open_run(store)
     started = time.monotonic()
     view.press("Cancel")
@@ -560,6 +561,6 @@ def test_runs_are_listed_deleted_and_exchanged(measured: None, store: Store, loo
     view.open(VIEW)
     view.page.get_by_text("Imported: measured elsewhere").wait_for()
     wait_for(lambda: view.tiles == shown, 60, "the imported tiles are those of before")
-    assert "About" in view.offer
+    wait_for(lambda: "About" in view.offer, 60, "it can be measured here")
     view.page.get_by_text("imported results carry no images").wait_for()
     assert Board(store).open_runs() == []
