@@ -396,6 +396,7 @@ def test_a_run_outlives_the_server(world: World, store: Store, look: Look) -> No
     world.start()
     again = look()
     again.open(asked_for)
+    wait_for(lambda: again.strip, 60, "the run goes on, and says so")
     wait_for(lambda: again.num_rows[0] >= finished, 60, "what was finished is shown")
     wait_until_measured(again)
     assert Board(store).get(run.key).state == "done"
