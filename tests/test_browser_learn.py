@@ -31,7 +31,7 @@ SLOW = 400
 
 STORIES = {own.name: own for own in list_stories()[0]}
 
-_PLOT = """plot => ({
+_PLOT = """plot => plot._fullLayout && plot._fullData && ({  // none: its place is there, but nothing in it yet
     data: plot._fullData.map(own => ({
         name: own.name, x: Array.from(own.x || []), y: Array.from(own.y || []),
         size: own.marker && own.marker.size, high: own.error_x && Array.from(own.error_x.array || []),
@@ -86,8 +86,15 @@ class Lecture(Explore):
         self.settle()
 
     def shown(self, key: str) -> dict[str, Any]:
-        """Read a chart."""
-        return dict(self.plot_of(f"learn_{key}").evaluate(_PLOT))
+        """Read a chart that has come to rest: it is drawn a moment after its words, later on a slow machine."""
+        plot = self.plot_of(f"learn_{key}")
+
+        def at_rest() -> dict[str, Any] | None:
+            before = plot.evaluate(_PLOT)
+            self.pause(0.2)
+            return before if str(before) == str(plot.evaluate(_PLOT)) else None  # as text: no number is not itself
+
+        return wait_for(at_rest, 60, f"{key} is drawn")
 
     def trace(self, key: str, name: str) -> dict[str, Any]:
         """Read a trace of a chart."""
