@@ -2,7 +2,7 @@
 
 Trains ShuffleNet for two epochs on 5,000 digits with as many threads as there are cores, with each setting of how long
 OpenMP's threads spin before they sleep: alone, and beside programs that keep cores busy. Settings take turns, each in a
-process of its own. Prints seconds and ratios to the setting of :func:`fss_core.cores.share_cores`, and whether all
+process of its own. Prints seconds and ratios to the setting of :func:`fss_core.computing.share_cores`, and whether all
 trained the same network, bit for bit. Let nothing else run.
 """
 

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fss_core.attacks import run_attack
+from fss_core.computing import prepare_to_compute
 from fss_core.data import DatasetCard
 from fss_core.engines import make_engine
 from fss_core.measuring import Measurer
@@ -79,6 +80,7 @@ class Row:
 
 def main() -> None:
     """Measure and print the table."""
+    prepare_to_compute()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a sample of layers and 64 + 64 images, under two minutes")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -121,22 +123,9 @@ def measure(network: str, size: int, *, quick: bool) -> Row:
     """Measure one network with weights that are random but have seen random images (BatchNorm statistics)."""
     num_images = 64 if quick else 256
     shape = (3, size, size)
-    card = DatasetCard(
-        name="benchmark",
-        title="random images",
-        class_names=tuple(str(index) for index in range(10)),
-        image_shape=shape,
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
-        split_sizes={},
-        fingerprints={},
-    )
-    model = build_network(network, dataset=card, seed=0).train()
-    with seeded(0), torch.no_grad():
+    model = random_network(network, size)
+    with seeded(0):
         pixels, labels = torch.rand((num_images, *shape)), torch.randint(0, 10, (num_images,))
-        for _ in range(10):
-            model(torch.rand((64, *shape)))
-    model.eval()
     adversarial = run_attack(model, pixels, labels, ATTACK).pixels
     spec = ResponseSpec(num_thresholds=NUM_THRESHOLDS)
 
@@ -198,6 +187,25 @@ def measure(network: str, size: int, *, quick: bool) -> Row:
         num_compared=compared,
         num_different=different,
     )
+
+
+def random_network(name: str, size: int) -> nn.Module:
+    """Make a network for images of size × size pixels, with weights by lot that has seen random images."""
+    card = DatasetCard(
+        name="benchmark",
+        title="random images",
+        class_names=tuple(str(index) for index in range(10)),
+        image_shape=(3, size, size),
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        split_sizes={},
+        fingerprints={},
+    )
+    model = build_network(name, dataset=card, seed=0).train()
+    with seeded(0), torch.no_grad():
+        for _ in range(10):
+            model(torch.rand((64, *card.image_shape)))
+    return model.eval()
 
 
 def _notebook(network: nn.Module, pixels: Tensor, labels: Tensor) -> None:

@@ -20,7 +20,10 @@ from picture_fixtures import known_template as known_template
 from picture_fixtures import runners as runners
 from PIL import Image
 
+from fss_core.computing import prepare_to_compute
 from fss_core.store import Store
+
+prepare_to_compute()
 
 GIVEN_DATA_DIR = os.environ.get("FSS_DATA_DIR")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 import fss_core
+from fss_core.computing import keep_memory
 
 SOURCES = sorted(Path(fss_core.__file__).parent.rglob("*.py"))
 HEAVY = ("torch", "torchvision", "torchattacks", "pandas", "numpy", "scipy", "pyarrow", "mlxtend", "streamlit")
@@ -121,3 +123,39 @@ def test_the_command_shares_cores_before_torch_is_there(
     )
     found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.splitlines()[-1] == f"False {expected}"
+
+
+_ALLOCATE_AGAIN = """
+import resource, sys
+if sys.argv[1:]:
+    from fss_core.computing import keep_memory
+    keep_memory()
+import numpy as np
+faults = []
+for _ in range(4):
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+    np.empty(32 << 20, dtype=np.uint8).fill(1)
+print(faults[-1] - faults[-2])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is told to keep memory")
+def test_memory_that_is_given_back_is_used_again() -> None:
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("MALLOC_")}
+
+    def page_faults(*arguments: str) -> int:
+        command = [sys.executable, "-c", _ALLOCATE_AGAIN, *arguments]
+        return int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+    assert page_faults("keep") < 8 < page_faults()
+
+
+def test_processes_started_from_here_keep_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "")
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_")  # and is put back as it was
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "5000000")  # the user's own goes first
+    keep_memory()
+    expected = {"MALLOC_TRIM_THRESHOLD_": "5000000"}
+    if sys.platform.startswith("linux"):
+        expected["MALLOC_MMAP_THRESHOLD_"] = str(1 << 30)
+    assert {name: text for name, text in os.environ.items() if name.startswith("MALLOC_")} == expected

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 
 from fss_core.cli.arguments import parser
-from fss_core.cores import share_cores
+from fss_core.computing import prepare_to_compute
 from fss_core.specs import FssError
 
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    share_cores()
+    prepare_to_compute()
     # Streams that the caller closed: what is written there is lost, as asked.
     sys.stdout, sys.stderr = sys.stdout or io.StringIO(), sys.stderr or io.StringIO()
     warnings.showwarning = lambda message, *_rest, **_named: print(f"fss: {message}", file=sys.stderr)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from fss_core.cores import share_cores
+from fss_core.computing import prepare_to_compute
 from fss_core.jobs.board import Board, Run, Task
 from fss_core.jobs.kinds import plan_run
 from fss_core.jobs.pool import Pool
@@ -269,7 +269,7 @@ def main() -> int:
     parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="stay so long without work")
     parser.add_argument("--parent", type=int, default=None, help="end when this process is gone")
     options = parser.parse_args()
-    share_cores()
+    prepare_to_compute()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     stopping = False
 

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fss_core.cores import share_cores
+from fss_core.computing import prepare_to_compute
 from fss_core.live.frames import FrameReader, write_frame
 from fss_core.live.requests import REQUESTS
 from fss_core.specs import FssError, choose, from_json
@@ -55,7 +55,7 @@ def main() -> int:
     parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="end after so long without a question")
     parser.add_argument("--memory", type=int, default=LARGEST_MEMORY, help="bytes that it may hold")
     options = parser.parse_args()
-    share_cores()
+    prepare_to_compute()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     # Whatever prints, prints into the log: answers have the pipe for themselves.
     pipe = os.fdopen(os.dup(sys.stdout.fileno()), "wb")

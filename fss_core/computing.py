@@ -1,0 +1,49 @@
+"""How a process that computes uses the machine: its cores, beside other programs, and its memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+_SPIN_COUNT = "300"
+
+_KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": (-3, 1 << 30), "MALLOC_TRIM_THRESHOLD_": (-1, 1 << 30)}
+"""glibc's settings: variable → number of the parameter in ``malloc.h``, bytes."""
+
+
+def prepare_to_compute() -> None:
+    """Set this process up to compute, and those that it starts; results are the same bit for bit.
+
+    Call it before torch is imported. What the environment says of the same goes first.
+    """
+    share_cores()
+    keep_memory()
+
+
+def share_cores() -> None:
+    """See that threads wait for each other without keeping a core busy.
+
+    Beside other busy programs, threads that spin as long as OpenMP lets them take the cores from the thread that they
+    wait for: ``python -m benchmarks.cores`` measures what that costs, alone and beside others. ``GOMP_SPINCOUNT`` and
+    ``OMP_WAIT_POLICY`` of the environment go first.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
+
+
+def keep_memory() -> None:
+    """See that memory which a tensor gives back is used for the next, where the C library is glibc.
+
+    By default glibc gives freed memory of more than a few megabytes back to the system, which hands it out again a page
+    at a time, each filled with zeros: ``python -m benchmarks.memory`` measures what that costs. Up to 1 GB is kept.
+    glibc's own variables, ``MALLOC_MMAP_THRESHOLD_`` and ``MALLOC_TRIM_THRESHOLD_``, go first.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    set_parameter = getattr(ctypes.CDLL(None), "mallopt", None)
+    for name, (parameter, size) in _KEPT_MEMORY.items():
+        if name not in os.environ:
+            os.environ[name] = str(size)  # glibc has read its own already; this is for processes started from here
+            if set_parameter is not None:
+                set_parameter(parameter, size)
