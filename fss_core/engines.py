@@ -8,7 +8,7 @@ downstream:
 - batch normalisation is folded into the convolution before it (masks are made from the raw weights);
 - tensors are kept channels-last, also where ShuffleNet shuffles channels;
 - a convolution on a map with fewer pixels than its kernel has taps becomes a matrix product, since most of its taps
-  read padding only.
+  read padding only; a 1 × 1 convolution on a map of few pixels likewise, a product for each pixel.
 """
 
 from __future__ import annotations
@@ -228,11 +228,8 @@ class FastEngine:
         for nodes in self._calls.values():
             for node in nodes:
                 conv, (source, *_) = self._module(node), node.all_input_nodes
-                if not isinstance(conv, nn.Conv2d) or conv.groups > 1 or conv.padding_mode != "zeros":
-                    continue
                 shape = shapes[source][1:]
-                num_pixels, num_taps = torch.Size(shape[1:]).numel(), torch.Size(conv.kernel_size).numel()
-                if num_pixels == 1 or num_pixels < num_taps:
+                if isinstance(conv, nn.Conv2d) and DenseConv.pays(conv, shape):
                     dense[node] = f"dense_{len(dense)}"
                     self._root.add_module(dense[node], DenseConv(conv, shape))
         return dense

@@ -590,6 +590,39 @@ def test_workers_measure_what_this_process_would(cache: Path, fss: Fss, monkeypa
     assert fss("runs", "resume").out == "Nothing is left to do.\n"
 
 
+@pytest.mark.parametrize(
+    ("worth", "machine", "options", "by_workers"),
+    [
+        (0.0, 2, [], True),
+        (0.0, 2, ["--workers", "0"], False),
+        (0.0, 1, [], False),
+        (1e9, 2, [], False),
+        (1e9, 2, ["--workers", "1"], True),
+    ],
+)
+def test_workers_do_what_is_worth_starting_them(
+    worth: float,
+    machine: int,
+    options: list[str],
+    by_workers: bool,
+    cache: Path,
+    fss: Fss,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Asked(Exception):
+        pass
+
+    def follow(*_: object, workers: int | None, **__: object) -> None:
+        assert workers == (int(options[1]) if options else None)
+        raise Asked
+
+    monkeypatch.setattr("fss_core.cli.working._SECONDS_WORTH_WORKERS", worth)
+    monkeypatch.setattr("fss_core.jobs.pool.num_cores", lambda: machine)
+    monkeypatch.setattr(service, "follow", follow)
+    done = fss(*MORE, *options)
+    assert (done.code, "unexpected Asked" in done.err) == ((1, True) if by_workers else (0, False)), done.err
+
+
 # Processes ------------------------------------------------------------------------------------------------
 
 

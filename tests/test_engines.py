@@ -24,6 +24,7 @@ from networks import (
 )
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.models.shufflenetv2 import channel_shuffle
 
 from fss_core.attacks import attack
 from fss_core.data import load_dataset
@@ -379,6 +380,20 @@ class _Hooked(Plain):
         self.first.register_forward_hook(_negate)
 
 
+class _Shuffled(Plain):
+    """Channels of even and uneven parts, of one part, and of parts that are needed again, are shuffled."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = functional.relu(self.norm(self.first(pixels)))
+        y = functional.relu(self.second(x))
+        even = channel_shuffle(torch.cat((x, y), dim=1), 2)
+        uneven = channel_shuffle(torch.cat([even[:, :2], y], 1), 2)
+        joined = torch.cat((x, uneven[:, 2:]), 1)
+        again = channel_shuffle(channel_shuffle(joined, 3), 2) + joined + channel_shuffle(torch.cat((x, y), 1), 4)
+        rows = channel_shuffle(torch.cat((again, again), 2), 3)
+        return self.classifier((rows[:, 1:7] - rows[:, 6:]).mean((2, 3)))
+
+
 def _negate(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
     return -output
 
@@ -396,6 +411,7 @@ HARD = [
     _Forked,
     _NormalisesInPlace,
     _Hooked,
+    _Shuffled,
 ]
 
 
@@ -448,7 +464,8 @@ def test_the_reference_engine_never_traces() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert isinstance(make_engine("reference", make_data_dependent(), IMAGE_SHAPE), ReferenceEngine)
-        assert isinstance(make_engine("fast", make_plain(), IMAGE_SHAPE), FastEngine)
+        for network in (make_plain(), _Shuffled().eval()):
+            assert isinstance(make_engine("fast", network, IMAGE_SHAPE), FastEngine)
 
 
 def test_falling_back_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:

@@ -45,6 +45,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _workers(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number, 0 for this process; got {text!r}")
+    return int(text)
+
+
 def _filters(text: str) -> tuple[Filter, ...]:
     known = (*SYNAPTIC_FILTERS, CONTROL_FILTER)
     try:
@@ -115,6 +121,17 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--integration", choices=("trapezoid", "simpson"), default="trapezoid", help="default trapezoid")
     group.add_argument("--tolerance", type=float, default=0.05, help="η (default 0.05)")
     group.add_argument("--level", type=float, default=0.95, help="of the intervals (default 0.95)")
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers",
+        type=_workers,
+        default=None,
+        metavar="N",
+        help="let N worker processes do it, 0: this process (default: this process, or one worker a core where more "
+        "than a minute is left to share)",
+    )
 
 
 def _add_scoring(parser: argparse.ArgumentParser) -> None:
@@ -208,13 +225,7 @@ def parser() -> argparse.ArgumentParser:
     _add_scoring(score)
     score.add_argument("--refresh", action="store_true", help="forget what was measured of this and begin again")
     score.add_argument("--factory", default=None, metavar="MODULE:FUNCTION", help="builds a network of your own")
-    score.add_argument(
-        "--workers",
-        type=_positive,
-        default=None,
-        metavar="N",
-        help="let N worker processes measure (default: this process)",
-    )
+    _add_workers(score)
 
     show = verb(
         "show",
@@ -267,13 +278,7 @@ def parser() -> argparse.ArgumentParser:
     _add_training(retrain)
     _add_retraining(retrain)
     retrain.add_argument("--factory", default=None, metavar="MODULE:FUNCTION", help="builds a network of your own")
-    retrain.add_argument(
-        "--workers",
-        type=_positive,
-        default=None,
-        metavar="N",
-        help="let N worker processes do it (default: this process)",
-    )
+    _add_workers(retrain)
 
     invariance = verb(
         "invariance",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fss_core.cli.naming import factory_of, measurement_spec, score_spec, training_spec
 from fss_core.cli.printing import bars, print_json
+from fss_core.cli.working import do_request
 from fss_core.specs import (
     CONTROL_FILTER,
     NETWORKS,
@@ -92,21 +93,16 @@ def score(options: argparse.Namespace) -> int:
 def _measure(
     store: Store, request: MeasureRequest, options: argparse.Namespace, factory: Callable[..., Any] | None
 ) -> None:
-    """Do a request where everybody can see it move: here, by workers, or by whoever is at it already."""
-    from fss_core.jobs import service
-    from fss_core.jobs.here import carry_out
+    """Measure what is missing; everything, if what is there is to be forgotten."""
+    if options.refresh:
+        from fss_core.flow import Flow
+        from fss_core.measurement import Measurement
 
-    with bars() as show:
-        if options.refresh:
-            from fss_core.flow import Flow
-            from fss_core.measurement import Measurement
-
+        with bars() as show:
             Measurement(
                 Flow(store, on_progress=show, factory=factory), request.spec, request.layers, refresh=True
             ).prepare()
-        if options.workers is None and carry_out(store, request, on_progress=show) is not None:
-            return
-        service.follow(store, request, on_progress=show, workers=options.workers)
+    do_request(store, request, options.workers)
 
 
 def _stored(options: argparse.Namespace) -> Measured:

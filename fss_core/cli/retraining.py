@@ -6,7 +6,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from fss_core.cli.naming import factory_of, measurement_spec, score_spec
-from fss_core.cli.printing import bars, print_json
+from fss_core.cli.printing import print_json
+from fss_core.cli.working import do_request
 from fss_core.specs import NETWORKS, StoreError, choose
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ def _request(options: argparse.Namespace) -> RetrainRequest:
 def retrain(options: argparse.Namespace) -> int:
     """Retrain what is missing, in this process or by workers, and print the comparison and the verdict."""
     from fss_core.jobs import service
-    from fss_core.jobs.here import carry_out
     from fss_core.retraining import compare, verdict
     from fss_core.retraining.lookup import find_retrained_seeds
     from fss_core.retraining.reports import retraining_json, retraining_lines
@@ -53,10 +53,7 @@ def retrain(options: argparse.Namespace) -> int:
     quadrature(options.thresholds, options.integration)  # refuse it now, not after measuring
     with Store() as store:
         if service.estimate(store, request).tasks:
-            with bars() as show:
-                alone = options.workers is None and carry_out(store, request, on_progress=show) is not None
-                if not alone:
-                    service.follow(store, request, on_progress=show, workers=options.workers)
+            do_request(store, request, options.workers)
         found = find_retrained_seeds(store, request.spec, request.seeds)
     if len(found) < len(request.seeds) or not all(own.complete for own in found):
         raise StoreError("results vanished while networks were retrained (another process refreshed them); run again")

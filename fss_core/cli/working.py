@@ -1,0 +1,47 @@
+"""Having a request done: in this process, by workers, or by whoever is at it already."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fss_core.cli.printing import bars
+
+if TYPE_CHECKING:
+    from fss_core.jobs.requests import Request
+    from fss_core.store import Store
+
+_SECONDS_WORTH_WORKERS = 60.0
+"""Starting workers takes some ten seconds."""
+
+
+def do_request(store: Store, request: Request, workers: int | None) -> None:
+    """Do a request where everybody can see it move.
+
+    Args:
+        store: where results go.
+        request: what is asked for.
+        workers: so many worker processes; 0 for this process; ``None`` for what is quicker.
+
+    Raises:
+        Cancelled: somebody cancelled it.
+        FssError: it cannot be done.
+    """
+    from fss_core.jobs import service
+    from fss_core.jobs.here import carry_out
+
+    alone = workers == 0 if workers is not None else not _is_worth_workers(store, request)
+    with bars() as show:
+        if alone and carry_out(store, request, on_progress=show) is not None:
+            return
+        service.follow(store, request, on_progress=show, workers=workers or None)
+
+
+def _is_worth_workers(store: Store, request: Request) -> bool:
+    """Say whether there is much that workers can share, and more than one of them."""
+    from fss_core.jobs import service
+    from fss_core.jobs.pool import local_machine
+
+    if local_machine().workers == 1:
+        return False
+    shared = sum(task.seconds for task in service.estimate(store, request, workers=1).tasks if not task.wide)
+    return shared > _SECONDS_WORTH_WORKERS
