@@ -26,6 +26,11 @@ VIEW = {"images": 60, "thresholds": 5, "control": 0}
 EMPTY = VIEW | {"init": 7}
 """Nothing is measured of this initialisation."""
 NUM_FIRST_VIEWS = 5
+LIVE_SLIDERS = ((1, "another image is attacked"), (2, "an image is attacked with another ε"))
+"""Steps of the story about adversarial images, and what their slider asks of the resident process."""
+LIVE_LAYERS = ("conv1.0", "stage2.1.branch2.0", "stage3.1.branch2.3", "stage3.4.branch2.0", "conv5.0")
+"""From the input, which costs most, to the output."""
+
 
 _SEEN = {
     "heatmap": ".st-key-heatmap .main-svg text",
@@ -161,7 +166,32 @@ def _use(view: Explore, server: Server, repetitions: int) -> Iterator[Figure]:
     changes = [_timed(view, "keydown", ["heatmap"], partial(slider.press, "ArrowRight")) for _ in range(repetitions)]
     yield _figure("change of η until the heatmap is labelled anew", "s", [own[0] for own in changes], 0.5)
     yield _figure("sent and received for a change of η", "kB", [own[1] for own in changes])
+    yield from _ask(view, min(repetitions, 8))
     yield _figure("memory of the page's process", "MB", [server.process.memory_info().rss / 1e6], 200)
+
+
+def _ask(view: Explore, repetitions: int) -> Iterator[Figure]:
+    """Measure how long the steps of Learn that ask a network take to answer."""
+    control = view.page.locator(".st-key-learn_control")
+
+    def go(story: str, step: int, chart: str) -> None:
+        view.open(f"/learn?story={story}&step={step}")
+        wait_for(lambda: view.figure_names(f".st-key-{chart}"), 120, "the figure of the step is drawn")
+
+    for step, what in LIVE_SLIDERS:
+        go("adversarial", step, "learn_attack")
+        slide = partial(control.get_by_role("slider").press, "ArrowRight")
+        answers = [_timed(view, "keydown", ["learn_attack"], slide)[0] for _ in range(repetitions)]
+        yield _figure(f"Learn, until {what}", "s", answers, 1.0)
+    go("filters", 1, "learn_curves")
+    answers = []
+    for layer in LIVE_LAYERS[1:] + LIVE_LAYERS[:1]:  # the first is chosen already
+        view.settle()
+        box = control.get_by_role("combobox")
+        box.click()
+        box.fill(layer)
+        answers.append(_timed(view, "keydown", ["learn_curves"], partial(box.press, "Enter"))[0])
+    yield _figure("Learn, until another layer is filtered", "s", answers, 1.0)
 
 
 def _first_view(view: Explore, params: dict[str, int], what: Literal["heatmap", "offer"]) -> float:

@@ -227,11 +227,12 @@ def test_names_are_shown_as_they_are(board: Board) -> None:
     own = request(training=TrainingSpec(network="<b>*n*</b>", dataset="[d](http://x)"))
     run = board.ask("measure", own.to_json())
     board.log(run.key, "<b>*log*</b>")
-    board.end(run.key, "failed", "`why` <i>not</i>")
+    board.end(run.key, "failed", "run `fss *x*` <i>not</i> `why")
     page = open_runs()
     for kind in ("markdown", "caption", "error"):
         for element in page.get(kind):
             assert not re.search(r"(?<!\\)<[bi]>|(?<!\\)\*n|(?<!\\)\[d|(?<!\\)`why", element.value), element.value
+    assert any("run `fss *x*` " in element.value for element in page.error)  # a command looks like one
     assert r"\<b\>\*n\*\</b\> on \[d\]" in text_of(page)
     assert any(element.value.endswith("  <b>*log*</b>") for element in page.text)
     assert any(element.value.endswith("asked for") for element in page.text)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fss_core.store import Store
 
 _SECONDS_WORTH_WORKERS = 60.0
-"""Starting workers takes some ten seconds."""
+"""So much must be left that workers can share: to start them takes some ten seconds."""
 
 
 def do_request(store: Store, request: Request, workers: int | None) -> None:
@@ -25,23 +25,18 @@ def do_request(store: Store, request: Request, workers: int | None) -> None:
     Raises:
         Cancelled: somebody cancelled it.
         FssError: it cannot be done.
+        ValueError: it asks for what cannot be.
     """
     from fss_core.jobs import service
     from fss_core.jobs.here import carry_out
+    from fss_core.jobs.pool import local_machine
 
-    alone = workers == 0 if workers is not None else not _is_worth_workers(store, request)
+    tasks = service.estimate(store, request, workers=1).tasks  # what cannot be done is refused before it is asked for
+    if workers is None and local_machine().workers > 1:
+        alone = sum(task.seconds for task in tasks if not task.wide) <= _SECONDS_WORTH_WORKERS
+    else:
+        alone = not workers
     with bars() as show:
         if alone and carry_out(store, request, on_progress=show) is not None:
             return
         service.follow(store, request, on_progress=show, workers=workers or None)
-
-
-def _is_worth_workers(store: Store, request: Request) -> bool:
-    """Say whether there is much that workers can share, and more than one of them."""
-    from fss_core.jobs import service
-    from fss_core.jobs.pool import local_machine
-
-    if local_machine().workers == 1:
-        return False
-    shared = sum(task.seconds for task in service.estimate(store, request, workers=1).tasks if not task.wide)
-    return shared > _SECONDS_WORTH_WORKERS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -49,6 +50,8 @@ h3 {font-size: 1rem !important; padding: 0 !important; font-weight: 650 !importa
 }
 </style>
 """
+
+_PUNCTUATION = re.compile(r"[\\`*_\[\]<>$#~|:&]")
 
 log = logging.getLogger(__name__)
 
@@ -108,14 +111,13 @@ def shown_errors() -> Iterator[None]:
 
 
 def plain(text: str) -> str:
-    r"""Keep Markdown from reading anything into a text that may come from a stranger's file.
+    r"""Keep Markdown from reading anything but code into a text that may come from a stranger's file.
 
-    >>> plain("a *b* [c](d)")
-    'a \\*b\\* \\[c\\](d)'
+    >>> plain("a *b* [c](d); run `fss show --json`")
+    'a \\*b\\* \\[c\\](d); run `fss show --json`'
     """
-    for character in "\\`*_[]<>$#~|:&":
-        text = text.replace(character, f"\\{character}")
-    return text
+    parts = re.split(r"(`[^`\n]+`)", text)
+    return "".join(part if index % 2 else _PUNCTUATION.sub(r"\\\g<0>", part) for index, part in enumerate(parts))
 
 
 def escaped(text: str) -> str:
