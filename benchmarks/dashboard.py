@@ -166,7 +166,7 @@ def _use(view: Explore, server: Server, repetitions: int) -> Iterator[Figure]:
     changes = [_timed(view, "keydown", ["heatmap"], partial(slider.press, "ArrowRight")) for _ in range(repetitions)]
     yield _figure("change of η until the heatmap is labelled anew", "s", [own[0] for own in changes], 0.5)
     yield _figure("sent and received for a change of η", "kB", [own[1] for own in changes])
-    yield from _ask(view, min(repetitions, 8))
+    yield from _ask(view, min(repetitions, 5))
     yield _figure("memory of the page's process", "MB", [server.process.memory_info().rss / 1e6], 200)
 
 
@@ -180,7 +180,9 @@ def _ask(view: Explore, repetitions: int) -> Iterator[Figure]:
 
     for step, what in LIVE_SLIDERS:
         go("adversarial", step, "learn_attack")
-        slide = partial(control.get_by_role("slider").press, "ArrowRight")
+        slider = control.get_by_role("slider")
+        slider.press("Home")
+        slide = partial(slider.press, "ArrowRight")
         answers = [_timed(view, "keydown", ["learn_attack"], slide)[0] for _ in range(repetitions)]
         yield _figure(f"Learn, until {what}", "s", answers, 1.0)
     go("filters", 1, "learn_curves")
