@@ -29,8 +29,7 @@ NUM_FIRST_VIEWS = 5
 LIVE_SLIDERS = ((1, "another image is attacked"), (2, "an image is attacked with another ε"))
 """Steps of the story about adversarial images, and what their slider asks of the resident process."""
 LIVE_LAYERS = ("conv1.0", "stage2.1.branch2.0", "stage3.1.branch2.3", "stage3.4.branch2.0", "conv5.0")
-"""From the input, which costs most, to the output."""
-
+"""From the input, below which most is computed anew, to the output."""
 
 _SEEN = {
     "heatmap": ".st-key-heatmap .main-svg text",
