@@ -104,32 +104,40 @@ def _directory_member(directory: Path) -> Callable[[str, int], bytes]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class _OnDisk:
+    path: Path
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes on disk now; nothing, once it is gone."""
+        with suppress(OSError):
+            if not self.path.is_dir():
+                return self.path.stat().st_size
+            return sum(file.stat().st_size for file in self.path.iterdir() if file.name in KNOWN_FILES)
+        return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry(_OnDisk):
     """One export of a collection, as its manifest describes it.
 
     Attributes:
         path: the ZIP, or the directory.
-        num_bytes: what it takes on disk.
         manifest: what it says of itself; its tables have not been looked at.
     """
 
-    path: Path
-    num_bytes: int
     manifest: Manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BrokenEntry:
+class BrokenEntry(_OnDisk):
     """One file of a collection that is no sound export.
 
     Attributes:
         path: the ZIP, or the directory.
-        num_bytes: what it takes on disk.
         reason: one line, with the remedy.
     """
 
-    path: Path
-    num_bytes: int
     reason: str
 
 
@@ -273,20 +281,16 @@ def delete_imported(key: str) -> bool:
 
 
 def _entry(path: Path) -> Entry | BrokenEntry:
-    num_bytes = 0
     try:
         with refusing(str(path)):
             if path.is_dir():
-                num_bytes = sum(file.stat().st_size for file in path.iterdir() if file.name in KNOWN_FILES)
                 stamp = (path / MANIFEST).stat()
-                manifest = _known_manifest(path, stamp.st_mtime_ns, stamp.st_size)
-                return Entry(path=path, num_bytes=num_bytes, manifest=manifest)
-            num_bytes = path.stat().st_size
+                return Entry(path=path, manifest=_known_manifest(path, stamp.st_mtime_ns, stamp.st_size))
             with path.open("rb") as file, open_zip(file) as archive:
                 manifest = read_manifest(zip_member(archive, MANIFEST, bounds.LARGEST_MANIFEST), str(path))
-            return Entry(path=path, num_bytes=num_bytes, manifest=manifest)
+            return Entry(path=path, manifest=manifest)
     except StoreError as error:
-        return BrokenEntry(path=path, num_bytes=num_bytes, reason=str(error))
+        return BrokenEntry(path=path, reason=str(error))
 
 
 @lru_cache(maxsize=1024)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from fss_core.store import Store
 from pages.common.frame import plain, shown_errors
 
 _POLL_SECONDS = 1.0
+_REDRAW_SECONDS = 4.0
+"""Between two drawings of a page that fills: server and browser draw for a second or two, on cores that measure."""
 _BASIS = {
     "measured": "from the rate this machine has shown",
     "scaled": "scaled from other work on this machine",
@@ -102,7 +105,8 @@ def estimate_words(plan: Plan) -> str:
     """Say how long a plan will take."""
     text = f"About {in_words(plan.seconds)}"
     if plan.first_seconds < 0.8 * plan.seconds:
-        text += f"; all layers after {in_words(plan.first_seconds)}"
+        what = "a first look at all layers" if any(task.stage == "preview" for task in plan.tasks) else "all layers"
+        text += f"; {what} after {in_words(plan.first_seconds)}"
     return f"{text} ({_BASIS[plan.basis]})."
 
 
@@ -125,6 +129,7 @@ def strip(
         version: says which version of the results there is; another one is another picture.
     """
     if is_open(run):
+        st.session_state.update(drawn_version=None, drawn_at=time.monotonic())
         _poll(store, request, version)
     elif plan is not None and not plan.tasks:
         return  # whatever came of the run, everything is there now
@@ -138,7 +143,7 @@ def strip(
 
 @st.fragment(run_every=_POLL_SECONDS)
 def _poll(store: Store, request: Request, version_of: Version) -> None:
-    """Draw the strip, every second; draw the whole page again when there is more to see on it."""
+    """Draw the strip, every second; draw the whole page again when there is more to see on it, but not all the time."""
     board = Board(store)
     try:
         now = progress_of(board, board.get(request.key))
@@ -167,10 +172,11 @@ def _poll(store: Store, request: Request, version_of: Version) -> None:
         )
         if problem := service.runner_problem(store):
             st.warning(f"The process that does the work could not start: {plain(problem)}. It is tried again.")
-    if st.session_state.get("shown_version", version) != version:
-        st.session_state["shown_version"] = version
-        st.rerun()
-    st.session_state["shown_version"] = version
+    if st.session_state["drawn_version"] is None:
+        st.session_state["drawn_version"] = version  # the page is just being drawn
+    elif st.session_state["drawn_version"] != version:
+        if time.monotonic() - st.session_state["drawn_at"] > _REDRAW_SECONDS:
+            st.rerun()
 
 
 def _cancel(store: Store, key: str) -> None:
