@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import columns
@@ -16,8 +17,9 @@ from pictures import ROOT
 from test_retraining_comparing import make_retraining
 
 from fss_core.errata.records import errata_path
+from fss_core.findings.cells import PublishedCell, list_cells, neighbours
 from fss_core.findings.checking import HEADING, check_quotes, read_section
-from fss_core.findings.quantities import VERBS, number
+from fss_core.findings.quantities import VERBS
 from fss_core.findings.sentences import FINDINGS, WIDTH, address, read_findings, sentence
 from fss_core.invariance import measure_invariance
 from fss_core.invariance.lookup import ComparisonSpec, find_candidates
@@ -217,9 +219,65 @@ def test_retrainings_are_those_of_the_comparison_of_rules(directory: Path) -> No
         ask(directory, "retraining", cell=OWN.name)
 
 
-@pytest.mark.parametrize(("value", "text"), [(-0.125, "−0.12"), (0.0, "+0.00"), (-0.001, "+0.00"), (0.126, "+0.13")])
-def test_numbers_are_written_with_a_true_minus_and_no_negative_zero(value: float, text: str) -> None:
-    assert number(value, 2, sign=True) == text
+PAIRS = f"""
+[[finding]]
+id = "datasets"
+each = {{study = "{STUDY}", pairs = "datasets"}}
+text = "{{first.dataset}}; {{second.dataset}}; {{tau.epoch}}; {{tau}}"
+view = "tau"
+numbers.first = {{verb = "title"}}
+numbers.second = {{verb = "title", cell = "second"}}
+numbers.tau = {{verb = "tau", across = "datasets"}}
+
+[[finding]]
+id = "networks"
+each = {{study = "{STUDY}", pairs = "networks"}}
+text = "{{first.network}}; {{second.network}}; {{tau}}"
+view = "-"
+numbers.first = {{verb = "title"}}
+numbers.second = {{verb = "title", cell = "second"}}
+numbers.tau = {{verb = "tau", across = "networks"}}
+"""
+
+
+def test_neighbours_are_compared_at_the_last_epoch_that_both_have(directory: Path) -> None:
+    (directory / FINDINGS).write_text(PAIRS)
+    first, second = sorted((OWN, ELSEWHERE), key=lambda own: own.dataset)
+    small, large = sorted((OWN, OTHER), key=lambda own: list(NETWORKS).index(own.network))
+    datasets, networks = read_findings(directory / FINDINGS)
+    assert (datasets.id, networks.id) == (
+        f"datasets {first.name} {second.name}",
+        f"networks {small.name} {large.name}",
+    )
+    titles = [read_cell(directory / STUDY / own.folder).dataset_title for own in (first, second)]
+    tau = ask(directory, "tau", across="datasets", cells=[first.name, second.name])
+    assert sentence(datasets, directory) == f"{'; '.join(titles)}; {columns.EPOCH}; {tau.text} (`{address(tau)}`)"
+    tau = ask(directory, "tau", across="networks", cells=[small.name, large.name])
+    assert sentence(networks, directory) == f"{NETWORKS[small.network]}; {NETWORKS[large.network]}; {tau.text}"
+
+
+def test_what_has_no_epoch_or_images_in_common_makes_no_pair(directory: Path) -> None:
+    cells = list_cells(directory, STUDY)
+
+    def changed(name: str, **change: object) -> list[PublishedCell]:
+        return [
+            replace(own, record=replace(own.record, cell=replace(own.record.cell, **change)))  # type: ignore[arg-type]
+            if own.name == name
+            else own
+            for own in cells
+        ]
+
+    assert len(neighbours(cells, "datasets")) == len(neighbours(cells, "networks")) == 1
+    assert neighbours(changed(OTHER.name, epochs=(0,)), "networks") == []
+    assert neighbours(changed(OTHER.name, num_images=50), "networks") == []
+    assert len(neighbours(changed(ELSEWHERE.name, num_images=50), "datasets")) == 1
+    assert neighbours(changed(ELSEWHERE.name, round=2), "datasets") == []
+
+
+def test_only_data_sets_and_networks_can_be_paired(directory: Path) -> None:
+    (directory / FINDINGS).write_text(PAIRS.replace('pairs = "networks"', 'pairs = "epochs"'))
+    with pytest.raises(StoreError, match="finding networks must pair datasets or networks, got 'epochs'"):
+        read_findings(directory / FINDINGS)
 
 
 # Quoting --------------------------------------------------------------------------------------------------

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
+from fss_core.data import DATASETS
 from fss_core.exports import MANIFEST
 from fss_core.flow import Measured
 from fss_core.imports import read_export
 from fss_core.retraining.published import RETRAINING, read_retraining
 from fss_core.retraining.results import Retraining
-from fss_core.specs import UnknownNameError, choose
+from fss_core.specs import NETWORKS, UnknownNameError, choose
 from fss_core.study.publishing import CELL, CellRecord, read_cell
 
 
@@ -80,6 +84,54 @@ def list_cells(directory: Path, study: str) -> list[PublishedCell]:
     """
     found = [PublishedCell(path.parent, read_cell(path.parent)) for path in (directory / study).glob(f"*/{CELL}")]
     return sorted(found, key=lambda own: own.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two published cells that can be compared.
+
+    Attributes:
+        first: the one that is listed first.
+        second: the other.
+        epoch: the last at which both are measured.
+    """
+
+    first: PublishedCell
+    second: PublishedCell
+    epoch: int
+
+
+def neighbours(cells: Sequence[PublishedCell], across: Literal["datasets", "networks"]) -> list[Pair]:
+    """Pair each cell with the next of the same network, or of the same data set, as far as both can be compared.
+
+    Networks are compared on the same images, data sets and networks at the same trained epoch: what has none in common
+    with its neighbour makes no pair.
+
+    Args:
+        cells: of one study.
+        across: what the two differ in.
+
+    Returns:
+        Pairs, by what they have in common; networks and data sets in the order in which the product lists them.
+    """
+    places = {name: place for place, name in enumerate((*NETWORKS, *DATASETS))}
+
+    def order(own: PublishedCell) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        cell = own.record.cell
+        names = (cell.network, cell.dataset) if across == "datasets" else (cell.dataset, cell.network)
+        return (cell.round, *(places.get(name, len(places)) for name in names)), names
+
+    pairs = []
+    for first, second in pairwise(sorted(cells, key=order)):
+        one, other = first.record.cell, second.record.cell
+        if across == "datasets":
+            alike = one.network == other.network
+        else:
+            alike = (one.dataset, one.num_images) == (other.dataset, other.num_images)
+        epochs = {*first.trained_epochs} & {*second.trained_epochs}
+        if alike and one.round == other.round and epochs:
+            pairs.append(Pair(first, second, max(epochs)))
+    return pairs
 
 
 def find_cell(directory: Path, study: str, name: str) -> PublishedCell:

@@ -16,6 +16,7 @@ from fss_core.intervals import wilson_interval
 from fss_core.invariance import Across, Invariance, Statistic, measure_invariance
 from fss_core.invariance.groups import GROUP_WORDS, group_rows
 from fss_core.invariance.lookup import epsilon_text
+from fss_core.numerals import number
 from fss_core.retraining.comparing import EVERYTHING, NO_RETRAINING, Comparison, Estimate, compare
 from fss_core.retraining.results import JUDGED, Judged
 from fss_core.retraining.rules import PAPERS_RULE
@@ -44,16 +45,6 @@ class Quantity:
 
 
 # Words ----------------------------------------------------------------------------------------------------
-
-
-def number(value: float, digits: int, *, sign: bool = False) -> str:
-    """Write a number, with a true minus.
-
-    >>> number(-0.125, 2, sign=True)
-    '−0.12'
-    """
-    text = f"{value:{'+' if sign else ''}.{digits}f}"
-    return text.replace("-", "−") if float(text) else text.replace("-", "+" if sign else "")
 
 
 def _interval(
@@ -179,9 +170,9 @@ def epsilon(directory: Path, *, cell: str, study: str = "laptop") -> Quantity:
 
 
 def tau(directory: Path, *, across: Across, digits: int = 2, **which: Any) -> Quantity:
-    """Quote Kendall's τ between the first two columns: value [low, high]; parts rows, n, null, null_low, null_high, p.
+    """Quote Kendall's τ between the first two columns: value [low, high]; parts rows, n, epoch, and those of the null.
 
-    ``which`` says which columns, as for :func:`calls`.
+    The epoch is that of the last column. ``which`` says which columns, as for :func:`calls`.
     """
     found, spec = _invariance(directory, across, **which)
     if not found.rankings:
@@ -189,7 +180,7 @@ def tau(directory: Path, *, across: Across, digits: int = 2, **which: Any) -> Qu
     pair = found.rankings[0]
     text, parts = _statistic(pair.tau, digits)
     ceilings = [own.ceiling.value for own in found.table.columns]
-    parts |= {"rows": str(pair.num_rows), "n": str(found.table.columns[0].num_images)}
+    parts |= {"rows": str(pair.num_rows), "n": str(found.table.columns[0].num_images), "epoch": str(spec.epoch)}
     if all(own is not None for own in ceilings[:2]):
         parts["ceiling"] = number(min(own for own in ceilings[:2] if own is not None), digits)
     return Quantity(text=text, parts=parts, page=_page(across), spec=spec, params=_compared(found))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from fss_core.findings.cells import list_cells
+from fss_core.findings.cells import Pair, PublishedCell, list_cells, neighbours
 from fss_core.findings.quantities import VERBS, Quantity
 from fss_core.invariance.lookup import epsilon_text
 from fss_core.specs import FssError, MeasurementSpec, StoreError, UnknownNameError, choose
@@ -61,7 +61,8 @@ def read_findings(path: Path) -> tuple[Finding, ...]:
 
     One with ``each = {study = "…"}`` stands for as many as that study has published cells, and its numbers are those of
     the cell; ``retrained = true`` passes over cells without a retraining, ``epochs = N`` over those with fewer than N
-    trained epochs.
+    trained epochs. With ``pairs = "datasets"`` or ``"networks"`` it stands for each two neighbours: numbers that have
+    ``across`` are those of both, others those of the first, or with ``cell = "second"`` of the second.
 
     Args:
         path: of ``findings.toml``; no such file means none.
@@ -96,22 +97,37 @@ def read_findings(path: Path) -> tuple[Finding, ...]:
 
 
 def _for_each(finding: Finding, directory: Path, each: Mapping[str, Any]) -> list[Finding]:
-    if not isinstance(each, Mapping) or "study" not in each or each.keys() - {"study", "retrained", "epochs"}:
+    known = {"study", "retrained", "epochs", "pairs"}
+    if not isinstance(each, Mapping) or "study" not in each or each.keys() - known:
         raise StoreError(
-            f"{FINDINGS}: finding {finding.id} must have each = {{study = …}}, with retrained and epochs or without, "
-            f"got {each}"
+            f"{FINDINGS}: finding {finding.id} must have each = {{study = …}}, with retrained, epochs and pairs or "
+            f"without, got {each}"
         )
-    return [
-        replace(
-            finding,
-            id=f"{finding.id} {cell.name}",
-            numbers={
-                name: {"study": each["study"], "cell": cell.name} | dict(own) for name, own in finding.numbers.items()
-            },
-        )
-        for cell in list_cells(directory, str(each["study"]))
+    study = str(each["study"])
+    cells = [
+        cell
+        for cell in list_cells(directory, study)
         if (not each.get("retrained") or cell.retrainings()) and len(cell.trained_epochs) >= int(each.get("epochs", 0))
     ]
+    if "pairs" not in each:
+        return [_of_cell(finding, study, cell) for cell in cells]
+    if each["pairs"] not in ("datasets", "networks"):
+        raise StoreError(f"{FINDINGS}: finding {finding.id} must pair datasets or networks, got {each['pairs']!r}")
+    return [_of_pair(finding, study, pair) for pair in neighbours(cells, each["pairs"])]
+
+
+def _of_cell(finding: Finding, study: str, cell: PublishedCell) -> Finding:
+    numbers = {name: {"study": study, "cell": cell.name} | dict(own) for name, own in finding.numbers.items()}
+    return replace(finding, id=f"{finding.id} {cell.name}", numbers=numbers)
+
+
+def _of_pair(finding: Finding, study: str, pair: Pair) -> Finding:
+    both = {"cells": [pair.first.name, pair.second.name], "epoch": pair.epoch}
+    numbers: dict[str, Mapping[str, Any]] = {}
+    for name, own in finding.numbers.items():
+        one = pair.second if own.get("cell") == "second" else pair.first
+        numbers[name] = {"study": study} | dict(own) | (both if "across" in own else {"cell": one.name})
+    return replace(finding, id=f"{finding.id} {pair.first.name} {pair.second.name}", numbers=numbers)
 
 
 def compute(finding: Finding, directory: Path) -> dict[str, Quantity]:
