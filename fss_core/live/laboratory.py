@@ -17,7 +17,7 @@ from fss_core.live.answers import Answer, Attacked, Layers, Response, Sweep
 from fss_core.live.requests import AttackRequest, Filtered, LayersRequest, Network, RespondRequest, SweepRequest
 from fss_core.measuring import Measurer
 from fss_core.models import describe_layers, full_precision
-from fss_core.responses import LayerResponse, Responses
+from fss_core.responses import LayerResponse, Predictions, Responses
 from fss_core.specs import (
     CONTROL_FILTER,
     SYNAPTIC_FILTERS,
@@ -41,6 +41,7 @@ class Laboratory:
         self._network = lru_cache(maxsize=2)(self._load_network)
         self._measurer = lru_cache(maxsize=2)(self._make_measurer)
         self._frozen = lru_cache(maxsize=4)(self._attack_unfiltered)
+        self._unfiltered = lru_cache(maxsize=4)(self._predict_unfiltered)
 
     @singledispatchmethod
     def answer(self, request: object) -> Answer:
@@ -79,6 +80,14 @@ class Laboratory:
     def _attack_unfiltered(self, network: Network, epsilon: float, num_images: int) -> attacks.Attacked:
         pixels, labels = self._images(network, num_images)
         return attacks.run_attack(self._network(network), pixels, labels, AttackSpec(epsilon=epsilon))
+
+    def _predict_unfiltered(
+        self, network: Network, num_thresholds: int, epsilon: float, num_images: int
+    ) -> Predictions:
+        pixels, _ = self._images(network, num_images)
+        frozen = self._frozen(network, epsilon, num_images)
+        measurer = self._measurer(network, num_thresholds)
+        return measurer.unfiltered(pixels, frozen.pixels, frozen.zero_gradient.numpy())
 
     # Answers
 
@@ -125,7 +134,7 @@ class Laboratory:
         choose(request.layer, measurer.layers, what="filterable layer called", error=UnknownLayerError)
         pixels, labels = self._images(request.network, request.num_images)
         frozen = self._frozen(request.network, request.epsilon, request.num_images)
-        unfiltered = measurer.unfiltered(pixels, frozen.pixels, frozen.zero_gradient.numpy())
+        unfiltered = self._unfiltered(request.network, request.num_thresholds, request.epsilon, request.num_images)
         row = FilterRow(filter=request.filter, draw=request.draw)
         predictions = measurer.measure(request.layer, pixels, labels, frozen.pixels, unfiltered, rows=[row])
         return Response(
