@@ -37,17 +37,18 @@ T = TypeVar("T")
 
 
 def wait_for(condition: Callable[[], T], seconds: float, what: str, *, pause: float = 0.1) -> T:
-    """Ask again and again until the answer is yes.
+    """Ask again and again until the answer is yes, less often the longer it takes: what is watched has work to do.
 
     Raises:
         AssertionError: it was no all the time.
     """
-    deadline = time.monotonic() + seconds
+    started = time.monotonic()
     while True:
         if found := condition():
             return found
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(pause)
+        waited = time.monotonic() - started
+        assert waited < seconds, f"{what}: not within {seconds:g} s"
+        time.sleep(pause if waited < 5 else max(pause, 0.5))
 
 
 @contextmanager
