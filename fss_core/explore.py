@@ -6,6 +6,7 @@ Nothing here computes a network, decodes a data set or imports torch.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -22,6 +23,7 @@ from fss_core.scores import Scores, relabel, score_responses
 from fss_core.specs import (
     CONTROL_FILTER,
     GLOBAL_LAYER,
+    MeasurementSpec,
     ResponseSpec,
     ScoreSpec,
     StoreError,
@@ -41,12 +43,15 @@ class Picture:
         layers: the paper's filters, layer by layer, as far as they are measured.
         control: the random control of some of these layers; ``None`` if there is none.
         whole: the whole network filtered at once; ``None`` if it is not measured.
+        preview: a first look at layers that are not measured yet, on fewer images at fewer thresholds; ``None`` if
+            there is none.
     """
 
     request: MeasureRequest
     layers: Measured
     control: Responses | None
     whole: Measured | None
+    preview: Responses | None = None
 
     @property
     def origin(self) -> Origin:
@@ -70,10 +75,17 @@ class Picture:
             and (control == len(self.layers.responses.layers) or not self.request.control)
         )
 
+    @property
+    def previewed(self) -> tuple[str, ...]:
+        """The layers of which there is no more than a first look, in network order."""
+        return tuple(own.facts.name for own in self.preview.layers) if self.preview is not None else ()
+
     def responses_of(self, layer: str) -> Responses | None:
         """Find the responses that a row belongs to, with its control where that is measured."""
         if layer == GLOBAL_LAYER:
             return self.whole.responses if self.whole is not None else None
+        if layer in self.previewed:
+            return self.preview
         if all(own.facts.name != layer for own in self.layers.responses.layers):
             return None
         if self.control is not None and any(own.facts.name == layer for own in self.control.layers):
@@ -118,12 +130,22 @@ def find_picture(store: Store, request: MeasureRequest) -> Picture | None:
                 layers=layers,
                 control=None if control is None else control.responses,
                 whole=whole if whole is not None and whole.responses.layers else None,
+                preview=_find_preview(store, parts["preview"], layers.missing) if "preview" in parts else None,
             )
     return _find_elsewhere(request)
 
 
+def _find_preview(store: Store, spec: MeasurementSpec, missing: Collection[str]) -> Responses | None:
+    """Find a first look at some layers."""
+    found = find_measured(store, spec) if missing else None
+    if found is None:
+        return None
+    layers = tuple(own for own in found.responses.layers if own.facts.name in missing)
+    return replace(found.responses, layers=layers) if layers else None
+
+
 def _find_elsewhere(request: MeasureRequest) -> Picture | None:
-    parts = request.parts()
+    parts = replace(request, preview=False).parts()
     for collection in (imported(), published()):
         found = {part: collection.find(spec) for part, spec in parts.items()}
         layers = found["layers"]
@@ -222,7 +244,8 @@ class PictureScores:
     """The scores of a picture.
 
     Attributes:
-        layers: of every layer that is measured, in network order, with the control where that is measured.
+        layers: of every layer that is measured, in network order, with the control where that is measured; of a first
+            look where there is no more.
         whole: of the whole network; ``None`` if it is not measured.
     """
 
@@ -262,6 +285,8 @@ def score_picture(picture: Picture, spec: ScoreSpec, *, simultaneous: bool = Fal
     parts = [plain]
     if picture.control is not None and controlled:
         parts.append(join_control(responses, picture.control))
+    if picture.preview is not None:
+        parts.append(picture.preview)
     if picture.whole is not None:
         parts.append(picture.whole.responses)
     sizes = [_num_scores(part) for part in parts]

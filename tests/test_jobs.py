@@ -19,8 +19,9 @@ import numpy as np
 import psutil
 import pytest
 
+from fss_core.explore import find_picture, score_picture, version_of
 from fss_core.flow import Flow, Progress, find_measured
-from fss_core.jobs import rates, service
+from fss_core.jobs import rates, requests, service
 from fss_core.jobs import runner as runner_module
 from fss_core.jobs.board import Board, Run, Task
 from fss_core.jobs.here import carry_out
@@ -39,9 +40,11 @@ from fss_core.specs import (
     MeasurementSpec,
     NotFiniteError,
     ResponseSpec,
+    ScoreSpec,
     StoreError,
     TrainingSpec,
     UnknownLayerError,
+    from_json,
 )
 from fss_core.store import Store
 
@@ -158,6 +161,78 @@ def test_a_data_set_that_is_not_decoded_comes_first(tmp_path: Path, monkeypatch:
         tasks = plan_measurement(store, MeasureRequest(spec=spec), MACHINE).tasks
     assert [task.name for task in tasks if task.ready] == ["data"]
     assert not (tmp_path / "prepared").exists()
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> MeasureRequest:
+    """The request with a first look, which pays already where so little is measured."""
+    monkeypatch.setattr(requests, "PREVIEW_IMAGES", 10)
+    monkeypatch.setattr(requests, "PREVIEW_THRESHOLDS", 3)
+    return replace(REQUEST, preview=True)
+
+
+def test_a_first_look_comes_first_and_is_taken_only_at_what_is_missing(store: Store, looks: MeasureRequest) -> None:
+    first = ["images:layers", "images:preview", "preview", "layers"]
+    plan = plan_measurement(store, looks, MACHINE)
+    assert [task.name for task in plan.tasks] == [*first, "images:whole", "whole", "images:control", "control"]
+    assert [task.name for task in plan.tasks if task.ready] == first[:2]
+    assert 0 < plan.first_seconds < plan.seconds
+    flow = Flow(store, factory=bars.make_network)
+    for part in ("layers", "preview"):
+        Measurement(flow, looks.parts()[part]).prepare()
+    layers = [f"{part}:{name}" for part in ("preview", "layers") for name in bars.LAYERS]
+    assert names(store, looks)[:4] == layers
+    flow.measure(SPEC, layers=["conv"])
+    assert names(store, looks)[:2] == ["preview:fc", "layers:fc"]
+    flow.measure(SPEC)
+    assert names(store, looks) == ["images:whole", "whole", "control:conv", "control:fc"]
+
+
+def test_a_request_with_a_first_look_leaves_what_one_without_leaves(store: Store, looks: MeasureRequest) -> None:
+    run = carry_out(store, looks)
+    assert run is not None
+    assert run.state == "done"
+    assert_measured(store, looks)
+    began = {row.name: row.started or 0.0 for row in Board(store).tasks(run.key)}
+    for name in bars.LAYERS:
+        assert began[f"preview:{name}"] < began["layers:conv"]
+
+
+def test_a_first_look_stands_in_for_a_layer_until_that_is_measured(store: Store, looks: MeasureRequest) -> None:
+    flow = Flow(store, factory=bars.make_network)
+    assert find_picture(store, looks) is None
+    Measurement(flow, SPEC).prepare()
+    flow.measure(looks.parts()["preview"])
+    picture = find_picture(store, looks)
+    assert picture is not None
+    assert picture.previewed == picture.layers.missing == bars.LAYERS
+    assert not picture.is_complete
+    scores = score_picture(picture, ScoreSpec()).layers
+    assert {row.num_images for row in scores.rows} == {10}
+    before = version_of(store, looks)
+    flow.measure(SPEC, layers=["conv"])
+    assert version_of(store, looks) != before
+    picture = find_picture(store, looks)
+    assert picture is not None
+    assert picture.previewed == ("fc",)
+    scores = score_picture(picture, ScoreSpec()).layers
+    assert {row.layer: row.num_images for row in scores.rows} == {"conv": 60, "fc": 10}
+    for layer, thresholds in (("conv", 5), ("fc", 3)):
+        responses = picture.responses_of(layer)
+        assert responses is not None
+        assert responses.spec.num_thresholds == thresholds
+    alone = find_picture(store, REQUEST)
+    assert alone is not None
+    assert alone.previewed == ()
+
+
+def test_what_is_small_has_no_first_look_and_the_name_it_always_had() -> None:
+    assert "preview" not in replace(REQUEST, preview=True).parts()
+    assert replace(REQUEST, preview=True).key == REQUEST.key
+    large = replace(REQUEST, spec=replace(SPEC, num_images=300, response=ResponseSpec()))
+    assert replace(large, preview=True).key != large.key
+    assert "preview" not in large.to_json()
+    assert from_json(MeasureRequest, replace(large, preview=True).to_json()).parts().keys() >= {"preview", "layers"}
 
 
 def test_what_cannot_be_done_is_refused_by_the_plan(store: Store) -> None:

@@ -98,6 +98,12 @@ def _add_measurement(parser: argparse.ArgumentParser, *, required: bool = True) 
     )
     group.add_argument("--thresholds", type=int, default=25, help="per layer (default 25)")
     group.add_argument(
+        "--effort",
+        choices=("full", "preview"),
+        default="full",
+        help="full (default), or a preview: the same on 64 of the images at 7 thresholds",
+    )
+    group.add_argument(
         "--filters", type=_filters, default=SYNAPTIC_FILTERS, help="with commas (default the paper's three)"
     )
     group.add_argument("--control", action="store_true", help="measure the random control too")

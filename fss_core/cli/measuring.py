@@ -38,7 +38,12 @@ def _measurement_spec(options: argparse.Namespace) -> MeasurementSpec:
     response = ResponseSpec(
         filters=filters, num_thresholds=options.thresholds, scope=options.scope, engine=options.engine
     )
-    return measurement_spec(options, response)
+    spec = measurement_spec(options, response)
+    if options.effort == "full":
+        return spec
+    from fss_core.jobs.requests import preview_of
+
+    return preview_of(spec) or spec
 
 
 def _scored(measured: Measured, options: argparse.Namespace) -> Scores:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
 
 from fss_core.flow import Progress, Stage
 from fss_core.jobs.board import Board, Run, Task
 from fss_core.jobs.kinds import plan_request
 from fss_core.jobs.rates import Machine, num_cores
-from fss_core.jobs.requests import Request
+from fss_core.jobs.requests import Part, Request
 from fss_core.specs import Cancelled, StoreError, cache_dir
 from fss_core.store import LeaseHeldError, Store
 
@@ -95,7 +96,7 @@ class _Overall:
     def __init__(self, tasks: list[Task], on_progress: Callable[[Progress], None] | None) -> None:
         self._seconds = {task.name: task.seconds for task in tasks}
         self._together: dict[Stage, list[str]] = {
-            "measure": [task.name for task in tasks if task.stage in ("layers", "whole", "control")],
+            "measure": [task.name for task in tasks if task.stage in get_args(Part)],
             "retrain": [task.name for task in tasks if task.stage == "retrain"],
         }
         self._done: dict[str, float] = {}

@@ -7,7 +7,7 @@ after an interruption is planning again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fss_core.archive import Header, ResponseArchive, chunks
 from fss_core.checkpoints import Checkpoint, find_checkpoint, read_trajectory
@@ -54,7 +54,8 @@ class Plan:
     Attributes:
         tasks: in the order in which they are taken.
         seconds: until all is done, on this machine.
-        first_seconds: until every layer has its scores; what belongs beside them comes after.
+        first_seconds: until every layer has scores, be it of a first look; what makes them better, and what belongs
+            beside them, comes after.
         basis: the weakest ground that the times stand on.
     """
 
@@ -82,12 +83,19 @@ def plan_measurement(store: Store, request: MeasureRequest, machine: Machine, *,
     """
     planner = _Planner(store, request, machine, assume_data=assume_data)
     tasks = tuple(planner.tasks())
+    after = {"whole", "control", *(["layers"] if any(task.stage == "preview" for task in tasks) else [])}
     return Plan(
         tasks=tasks,
         seconds=seconds_of(tasks, machine),
-        first_seconds=seconds_of([task for task in tasks if task.stage not in ("whole", "control")], machine),
+        first_seconds=seconds_of([task for task in tasks if task.stage not in after], machine),
         basis=max(planner.bases, key=("measured", "scaled", "typical").index, default="measured"),
     )
+
+
+def _stands_for(look: Task, layers: Sequence[Task]) -> bool:
+    """Say whether the layer of a first look is still to be measured; where layers are not known yet, some are."""
+    own, names = look.name.partition(":")[2], {task.name.partition(":")[2] for task in layers}
+    return bool(names) and (own == "" or "" in names or own in names)
 
 
 def seconds_of(tasks: Sequence[Task], machine: Machine) -> float:
@@ -142,12 +150,22 @@ class _Planner:
         if epsilon is None:
             units = self._split_size("calibration") * PASSES_OF_CALIBRATION * TYPICAL_SIZES_TRIED
             yield self._task("epsilon", "backward", units, wide=True, ready=checkpoint is not None)
-        for part, own in self.request.parts().items():
-            if checkpoint is None or self.card is None or epsilon is None:
+        parts = self.request.parts()
+        if checkpoint is None or self.card is None or epsilon is None:
+            for part, own in parts.items():
                 yield from self._unknown_layers(part, own)
-            else:
-                attack = own.attack(epsilon)
-                yield from self._layers(part, own, archive_of(self.store, own, checkpoint, self.card, attack))
+            return
+        images: dict[Part, list[Task]] = {}
+        layers: dict[Part, list[Task]] = {}
+        for part, own in parts.items():
+            archive = archive_of(self.store, own, checkpoint, self.card, own.attack(epsilon))
+            images[part] = list(self._images(part, own, archive))
+            layers[part] = list(self._layers(part, own, archive))
+        looks = [task for task in layers.pop("preview", []) if _stands_for(task, layers["layers"])]
+        if looks:  # their rows stand in for those of the whole, which are not known before its images are
+            yield from (*images.pop("layers"), *images["preview"], *looks, *layers.pop("layers"))
+        for part, own_layers in layers.items():
+            yield from (replace(task, ready=task.ready and not looks) for task in (*images[part], *own_layers))
 
     def _num_training_images(self) -> float:
         begun = 0
@@ -185,12 +203,22 @@ class _Planner:
         yield self._task(f"images:{part}", "backward", spec.num_images * self._attack_passes(spec), ready=False)
         yield self._task(part, units[0], units[1], ready=False)
 
-    def _layers(self, part: Part, spec: MeasurementSpec, archive: ResponseArchive) -> Iterator[Task]:
-        header = archive.header()
-        if header is None or any(archive.unfiltered(chunk) is None for chunk in chunks(spec.num_images)):
-            _, *rest = self._unknown_layers(part, spec)
+    def _images(self, part: Part, spec: MeasurementSpec, archive: ResponseArchive) -> Iterator[Task]:
+        if self._shared(spec, archive) is None:
             passes = spec.num_images * self._attack_passes(spec)
             yield self._task(f"images:{part}", "backward", passes, wide=True)
+
+    @staticmethod
+    def _shared(spec: MeasurementSpec, archive: ResponseArchive) -> Header | None:
+        """Read the header, if all that the layers share is there."""
+        if any(archive.unfiltered(chunk) is None for chunk in chunks(spec.num_images)):
+            return None
+        return archive.header()
+
+    def _layers(self, part: Part, spec: MeasurementSpec, archive: ResponseArchive) -> Iterator[Task]:
+        header = self._shared(spec, archive)
+        if header is None:
+            _, *rest = self._unknown_layers(part, spec)
             yield from rest
             return
         missing_images = archive.missing_images(spec.num_images)

@@ -13,6 +13,7 @@ _STAGES = {
     "train": "training",
     "epsilon": "choosing ε",
     "images": "attacking the images",
+    "preview": "taking a first look",
     "layers": "filtering layer by layer",
     "whole": "filtering the whole network",
     "control": "measuring the random control",

@@ -34,8 +34,33 @@ class Request(Protocol):
         """Say in one line what is asked for."""
 
 
-Part = Literal["layers", "whole", "control"]
+Part = Literal["preview", "layers", "whole", "control"]
 """Pieces of a measurement that are worth having by themselves, in the order in which they are measured."""
+
+PREVIEW_IMAGES, PREVIEW_THRESHOLDS = 64, 7
+"""Of a first look: clean images (and as many attacked), and thresholds of each layer."""
+_PREVIEW_PAYS = 4
+"""So many times as many predictions the whole must take as a first look at it."""
+
+
+def preview_of(spec: MeasurementSpec) -> MeasurementSpec | None:
+    """Say what a first look at a measurement is: the same on fewer images at fewer thresholds, so with wide intervals.
+
+    Returns:
+        A measurement of its own, with its own key; ``None`` where the whole takes hardly longer.
+
+    >>> from fss_core.specs import TrainingSpec
+    >>> spec = MeasurementSpec(training=TrainingSpec(network="resnet18", dataset="mnist"), epoch=1, num_images=300)
+    >>> preview_of(spec).num_images, preview_of(spec).response.num_thresholds
+    (64, 7)
+    >>> preview_of(preview_of(spec)) is None
+    True
+    """
+    num_images = min(spec.num_images, PREVIEW_IMAGES)
+    num_thresholds = min(spec.response.num_thresholds, PREVIEW_THRESHOLDS)
+    if spec.num_images * spec.response.num_thresholds < _PREVIEW_PAYS * num_images * num_thresholds:
+        return None
+    return replace(spec, num_images=num_images, response=replace(spec.response, num_thresholds=num_thresholds))
 
 
 def request_key(kind: str, request: Mapping[str, object]) -> str:
@@ -51,6 +76,7 @@ class MeasureRequest:
         spec: what to measure.
         whole: filter the whole network at once, too.
         control: measure the random control, too, after everything else.
+        preview: take a first look at all layers before anything else, where that is quicker by far.
         layers: which layers of ``spec``; all by default. None of them asks for what they share: the network, ε and the
             attacked images.
         factory: ``module:function`` of a network of the user's own.
@@ -59,6 +85,7 @@ class MeasureRequest:
     spec: MeasurementSpec
     whole: bool = False
     control: bool = False
+    preview: bool = False
     layers: tuple[str, ...] | None = None
     factory: str | None = None
 
@@ -73,13 +100,18 @@ class MeasureRequest:
         return request_key(self.kind, self.to_json())
 
     def to_json(self) -> dict[str, object]:
-        """Write the request so that :func:`fss_core.specs.from_json` reads it back."""
-        return to_json(self)
+        """Write the request so that :func:`fss_core.specs.from_json` reads it back; a first look only if it is one."""
+        found = to_json(self)
+        if "preview" not in self.parts():
+            del found["preview"]
+        return found
 
     def parts(self) -> dict[Part, MeasurementSpec]:
         """List the measurements that this takes, each with its own thresholds, filters and scope."""
         response = self.spec.response
-        parts: dict[Part, MeasurementSpec] = {"layers": self.spec}
+        preview = preview_of(self.spec) if self.preview else None
+        parts: dict[Part, MeasurementSpec] = {} if preview is None else {"preview": preview}
+        parts["layers"] = self.spec
         if self.whole:
             filters = (*SYNAPTIC_FILTERS, CONTROL_FILTER) if self.control else SYNAPTIC_FILTERS
             parts["whole"] = replace(self.spec, response=replace(response, scope="global", filters=filters))

@@ -140,7 +140,9 @@ def read_choices() -> Choices:
         tolerance=float(chosen["tolerance"]),
         level=float(chosen["level"]),
     )
-    request = MeasureRequest(spec=measurement_of(chosen), whole=bool(chosen["whole"]), control=bool(chosen["control"]))
+    request = MeasureRequest(
+        spec=measurement_of(chosen), whole=bool(chosen["whole"]), control=bool(chosen["control"]), preview=True
+    )
     return Choices(request=request, score=score, simultaneous=bool(chosen["together"]))
 
 

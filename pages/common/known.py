@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from fss_core.imports import Entry, imported, published
-from fss_core.jobs.requests import MeasureRequest
+from fss_core.jobs.requests import MeasureRequest, preview_of
 from fss_core.specs import (
     CONTROL_FILTER,
     NETWORKS,
@@ -82,6 +82,8 @@ def list_measured(store: Store, *, expanded: bool = True) -> None:
             for entry in collection.entries()
             if isinstance(entry, Entry)
         ]
+    looks = {preview_of(spec) for _, spec in found}  # which are shown with the whole, and take its place till then
+    found = [own for own in found if own[1] not in looks]
     beside = {_what_of(spec) for _, spec in found if not _is_main(spec)}
     found = [own for own in found if _is_main(own[1])]
     looked_at = (st.session_state.get("network"), st.session_state.get("dataset"))
