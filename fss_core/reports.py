@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from fss_core.flow import Measured
+from fss_core.numerals import signed_interval, with_interval
 from fss_core.responses import Responses
 from fss_core.scores import KINDS, MEAN_FILTER, Kind, Score, Scores
 from fss_core.specs import NETWORKS
@@ -49,12 +50,12 @@ def _cell(score: Score) -> str:
     if score.score is None:
         return "· not measurable"
     mark = "*" if score.beyond_chance else ""
-    return f"{letter(score)}{mark} {score.score:+.3f} [{score.low:+.3f}, {score.high:+.3f}]"
+    return f"{letter(score)}{mark} {signed_interval(score.score, score.low, score.high)}"
 
 
 def _accuracy(responses: Responses, kind: Kind) -> str:
     own = unfiltered_accuracy(responses, kind)
-    return f"{own.value:.3f} [{own.low:.3f}, {own.high:.3f}]"
+    return with_interval(own.value, own.low, own.high, 3)
 
 
 def describe_epsilon(measured: Measured) -> str:

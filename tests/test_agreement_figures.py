@@ -18,6 +18,7 @@ from fss_core.invariance.grids import AgreementGrid, cell_words, comparison_grid
 from fss_core.invariance.groups import entries_by_row
 from fss_core.invariance.lookup import Candidate
 from fss_core.invariance.reports import letter
+from fss_core.numerals import number, signed
 from fss_core.responses import Responses
 from fss_core.specs import SYNAPTIC_FILTERS, MeasurementSpec, ScoreSpec, TrainingSpec
 
@@ -148,10 +149,10 @@ def test_the_matrix_has_tau_its_interval_and_the_ceilings() -> None:
         i, j = (["0", "10", "20"].index(label) for label in (pair.first, pair.second))
         tau = pair.tau
         assert cells.z[i][j] == cells.z[j][i] == pytest.approx(tau.value, abs=1e-6)
-        assert letters[i, j] == f"{tau.value:.2f}<br>{tau.low:.2f} – {tau.high:.2f}"
+        assert letters[i, j] == f"{number(tau.value)}<br>{number(tau.low)} – {number(tau.high)}"
         assert tau.null is not None
-        assert f"[{tau.null.low:.2f}, {tau.null.high:.2f}]" in cells.text[i][j]
-        assert f"epoch {pair.first} and epoch {pair.second}: {tau.value:.2f}" in figures.tau_matrix_alt(
+        assert f"[{number(tau.null.low)}, {number(tau.null.high)}]" in cells.text[i][j]
+        assert f"epoch {pair.first} and epoch {pair.second}: {number(tau.value)}" in figures.tau_matrix_alt(
             found, {own.label: f"epoch {own.label}" for own in found.table.columns}
         )
 
@@ -215,4 +216,4 @@ def test_the_profile_has_the_same_axes_at_every_epoch(dark: bool) -> None:
         assert decided == [one.certainty == "decided" for one in entries]
         lowest = min(entries, key=lambda one: one.score or 0.0)
         assert f"at epoch {label}" in figures.profile_alt(found, label)
-        assert f"lowest {lowest.score:+.2f} in {lowest.row}" in figures.profile_alt(found, label)
+        assert f"lowest {signed(lowest.score, 2)} in {lowest.row}" in figures.profile_alt(found, label)

@@ -15,6 +15,7 @@ import pytest
 from browsing import CHROMIUM, Explore, Server, chromium, wait_for
 from playwright.sync_api import Browser
 
+from fss_core.numerals import signed
 from fss_core.stories import Step, Story, list_stories
 
 pytestmark = [
@@ -247,13 +248,15 @@ def removed(view: Lecture) -> tuple[int, int]:
 
 def area(view: Lecture, step: Step) -> None:
     view.press_slider("End")
-    found = re.search(r"to 1\.00 it is ([+-]\d\.\d+), in all ([+-]\d\.\d+)", view.names)
+    found = re.search(r"to 1\.00 it is ([+−]\d\.\d+), in all ([+−]\d\.\d+)", view.names)
     assert found
     assert found[1] == found[2]
     response = view.trace("area", "response")
     heights = [y - 1 for y in response["y"]]
     steps = zip(heights[1:], heights[:-1], response["x"][1:], response["x"][:-1], strict=True)
-    assert sum((a + b) / 2 * (x - w) for a, b, x, w in steps) == pytest.approx(float(found[1]), abs=2e-3)
+    assert sum((a + b) / 2 * (x - w) for a, b, x, w in steps) == pytest.approx(
+        float(found[1].replace("−", "-")), abs=2e-3
+    )
 
 
 def calls(view: Lecture, step: Step) -> None:
@@ -315,7 +318,7 @@ def retraining(view: Lecture, step: Step) -> None:
         view.pick(rule)
         ends = [own["y"][-1] for own in view.shown("retraining")["data"] if own["name"] == rule]
         assert ends[1] == pytest.approx(lectures.AFTER[rule])
-        assert f"{lectures.AFTER[rule] - lectures.BEFORE['fgsm']:+.3f}" in view.words
+        assert signed(lectures.AFTER[rule] - lectures.BEFORE["fgsm"]) in view.words
 
 
 def verdicts(view: Lecture, step: Step) -> None:

@@ -33,7 +33,7 @@ BUILT_IN = ["--network", "shufflenet_v2_x1_0", "--dataset", bars.DATASET, "--epo
 UNTRAINABLE = ["score", *BUILT_IN, "--images", "60"]
 """Refused before anything is trained: ``bars`` has fewer training images than a batch."""
 
-NUMBER = r"[+-]\d\.\d{3}"
+NUMBER = r"[+−]\d\.\d{3}"
 
 
 @pytest.fixture(scope="module")

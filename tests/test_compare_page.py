@@ -17,6 +17,7 @@ from fss_core.invariance import Across, Invariance, measure_invariance
 from fss_core.invariance.groups import group_rows
 from fss_core.invariance.lookup import ComparisonSpec, find_candidates, find_pair, list_known
 from fss_core.jobs.board import Board
+from fss_core.numerals import signed
 from fss_core.store import Store
 
 
@@ -81,7 +82,7 @@ def test_networks_are_compared_by_kind_and_depth(store: Store) -> None:
     page.selectbox(key="row").set_value("stem · 0.0–0.2").run()
     text = text_of(page)
     entry = next(own for own in own.table.entries if own.row == "stem · 0.0–0.2" and own.column == "resnet18")
-    assert f"{entry.score:+.3f}".replace("-", "−") in text
+    assert signed(entry.score) in text
     assert "mean of 1 layer" in text
 
 
@@ -89,7 +90,7 @@ def test_a_cell_can_be_read_and_leads_to_explore(store: Store) -> None:
     page = show(row="helps", column="bars2", score_filter="pulse")
     own = found(store, "datasets", filter="pulse")
     entry = next(one for one in own.table.entries if one.row == "helps" and one.column == "bars2")
-    value, low, high = (f"{number:+.3f}".replace("-", "−") for number in (entry.score, entry.low, entry.high))
+    value, low, high = map(signed, (entry.score, entry.low, entry.high))
     assert f"{value} [{low}, {high}]" in text_of(page)
     [address] = [query for label, query in links(page) if label == "Open bars2 (image folder) in Explore"]
     wanted = {"dataset": "bars2", "layer": "helps", "filter": "pulse", "epsilon": "8/255", "network": columns.NETWORK}

@@ -22,6 +22,7 @@ from fss_core.invariance.groups import group_rows
 from fss_core.invariance.lookup import ComparisonSpec, find_candidates
 from fss_core.invariance.reports import invariance_json
 from fss_core.jobs.board import Board
+from fss_core.numerals import signed
 from fss_core.specs import ScoreSpec
 from fss_core.store import Store
 from pages.common import agreement, epochs
@@ -159,7 +160,10 @@ def test_trajectories_are_those_that_move_most_or_those_that_are_chosen(store: S
     said = alts(page)["trajectories"]
     scores = {(entry.row, entry.column): entry for entry in own.table.entries}
     first, last = scores["hurts", "1"], scores["hurts", "2"]
-    assert f"hurts from {first.score:+.2f} (antifragile) at epoch 1 to {last.score:+.2f} (fragile) at epoch 2" in said
+    assert (
+        f"hurts from {signed(first.score, 2)} (antifragile) at epoch 1 to {signed(last.score, 2)} (fragile) at epoch 2"
+        in said
+    )
     assert "dead" not in said
     page.multiselect(key="layers").set_value(["idle"]).run()
     assert "idle from +0.00 (robust)" in alts(page)["trajectories"]

@@ -14,7 +14,8 @@ from streamlit.testing.v1 import AppTest
 from fss_core.errata.differences import DIFFERENCES
 from fss_core.errata.effects import Effect
 from fss_core.errata.records import BITS, ErrataRecord, errata_path
-from fss_core.errata.reports import change_words, signed, spread_words, value_words
+from fss_core.errata.reports import change_words, spread_words, value_words
+from fss_core.numerals import signed
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +120,7 @@ def test_layers_are_shown_under_each_difference(record: ErrataRecord) -> None:
     said = alts(page)
     assert "3 rows by 10 columns" in said["errata_heatmap"]
     own = effect(record, "3")
-    assert f"3. Adaptive attack {own.change:+.3f}" in said["errata_changes"]
+    assert f"3. Adaptive attack {signed(own.change)}" in said["errata_changes"]
     html = next(own.value for own in page.get("html") if "mean of the three filters</th>" in own.value)
     assert "<th>3. Adaptive attack</th>" in html
     assert html.count("<tr>") == 1 + len(erratas.LAYERS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import time
 from collections.abc import Callable
@@ -23,7 +24,9 @@ from streamlit.testing.v1 import AppTest
 from fss_core.explore import find_picture, portable, score_picture
 from fss_core.exports import export_zip
 from fss_core.imports import import_zip, read_zip
+from fss_core.jobs import requests
 from fss_core.jobs.board import Board
+from fss_core.numerals import signed
 from fss_core.scores import score_responses
 from fss_core.specs import GLOBAL_LAYER, ScoreSpec
 from fss_core.store import Store
@@ -51,6 +54,27 @@ def runs() -> list[Any]:
 def without_exception(page: AppTest) -> AppTest:
     assert not page.exception, page.exception
     return page
+
+
+# A first look ----------------------------------------------------------------------------------------------
+
+
+def test_a_first_look_is_marked_until_the_layer_is_measured(
+    known_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "PREVIEW_IMAGES", 20)
+    monkeypatch.setattr(requests, "PREVIEW_THRESHOLDS", pictures.NUM_THRESHOLDS)
+    known_store.delete(f"responses/{key_of(known_store)}/layer/helps/pulse/1")
+    page = opened(layer="helps", filter="pulse", kind="clean")
+    assert "Only a first look so far: 1 of the layers" in alts(page)["heatmap"]
+    traces = json.loads(page.get("plotly_chart")[0].proto.spec)["data"]
+    names = {text for trace in traces for text in trace.get("text", []) if isinstance(text, str)}
+    assert {"<i>helps </i>", "hurts "} <= names
+    said = text_of(page)
+    assert "Names in italics: a first look</b>, n = 20 images at 5 thresholds, until n = 110 at 5 are measured" in said
+    assert "n = 20" in next(own.value for own in page.get("html") if "a first look<br>" in own.value)
+    assert is_offered(page)
+    assert alts(page)["curves"].startswith("Accuracy of helps under the pulse filter")
 
 
 # Nothing measured -----------------------------------------------------------------------------------------
@@ -363,7 +387,7 @@ def test_a_cell_is_chosen_in_boxes(known_cache: Path, layer: str, kind: str) -> 
     page.selectbox(key="filter").set_value("mean")
     page.selectbox(key="kind").set_value(kind)
     without_exception(page.run())
-    expected = f"{pictures.expected_score(layer, kind):+.3f}".replace("-", "−")
+    expected = signed(pictures.expected_score(layer, kind))
     (words,) = [own.value for own in page.get("html") if "accuracy unfiltered" in own.value]
     assert f"<br>{expected} [" in words
     assert f"<b>{layer}</b>" in words
@@ -414,7 +438,7 @@ def test_which_weights_matter_is_another_map(known_cache: Path) -> None:
     found = alts(page)["weights_map"]
     assert "adversarial response to the pulse filter, 5 layers by 5 thresholds" in found
     # Of all pulses, the third takes what "hurts" needs: all of the accuracy above chance, and chance too.
-    assert "Lowest -2.00 in hurts at t = 0.50, highest +2.00 in helps" in found
+    assert "Lowest −2.00 in hurts at t = 0.50, highest +2.00 in helps" in found
     page.selectbox(key="map_filter").set_value("high_pass")
     page.selectbox(key="map_kind").set_value("clean")
     assert "clean response to the high-pass filter" in alts(without_exception(page.run()))["weights_map"]

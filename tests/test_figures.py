@@ -8,7 +8,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +19,7 @@ from test_scores import make_responses, random_responses
 from fss_core import figures
 from fss_core.figures.heat import readable
 from fss_core.figures.style import DARK, LIGHT, shorten
+from fss_core.numerals import signed
 from fss_core.responses import LayerFacts, Responses
 from fss_core.scores import score_responses
 from fss_core.specs import CONTROL_FILTER, GLOBAL_LAYER, SYNAPTIC_FILTERS, ScoreSpec
@@ -237,14 +237,9 @@ def test_rows_are_17_pixels_high() -> None:
     assert heights[2] - heights[0] == 9 * 17
 
 
-def test_a_large_grid_is_small_and_quick() -> None:
-    grid = make_grid(57)
-    figures.score_heatmap(grid)
-    start = time.perf_counter()
-    figure = figures.score_heatmap(grid)
-    took = time.perf_counter() - start
+def test_a_large_grid_is_small() -> None:
+    figure = figures.score_heatmap(make_grid(57))
     assert len(figure.to_json(validate=False)) < 90_000
-    assert took < 0.5  # 0.1 s on a quiet machine
 
 
 @pytest.mark.parametrize("colours", [LIGHT, DARK])
@@ -497,8 +492,8 @@ def test_alternative_texts_hold_the_main_numbers(responses: Responses, facts: La
 
     found = threshold_map(responses, "pulse", "clean", ScoreSpec())
     words = figures.threshold_heatmap_alt(found)
-    assert f"Lowest {found.values.min():+.2f}" in words
-    assert f"highest {found.values.max():+.2f}" in words
+    assert f"Lowest {signed(found.values.min(), 2)}" in words
+    assert f"highest {signed(found.values.max(), 2)}" in words
     assert "nothing measured yet" in figures.threshold_heatmap_alt(
         threshold_map(responses, "pulse", "clean", ScoreSpec(), ["later"])
     )

@@ -26,6 +26,7 @@ from fss_core.invariance.lookup import (
     shared_epsilon,
     version_of,
 )
+from fss_core.numerals import signed_interval
 from fss_core.scores import score_responses
 from fss_core.specs import ScoreSpec
 from fss_core.store import Store
@@ -71,7 +72,7 @@ def test_across_epochs_prints_what_the_core_says(store: Store, fss: Fss) -> None
     assert "Decided calls differ (1): hurts" in done.out
     assert "Calls differ, but no two decided ones (1): helps" in done.out
     entry = next(one for one in own.table.entries if (one.row, one.column) == ("hurts", "2"))
-    assert f"F {entry.score:+.3f} [{entry.low:+.3f}, {entry.high:+.3f}]" in done.out
+    assert f"F {signed_interval(entry.score, entry.low, entry.high)}" in done.out
 
 
 def test_json_has_everything_and_no_nan(store: Store, fss: Fss) -> None:

@@ -14,6 +14,7 @@ import reference
 from fss_core import figures
 from fss_core.figures.style import DARK, LIGHT
 from fss_core.flow import find_measured
+from fss_core.numerals import signed
 from fss_core.responses import Responses
 from fss_core.retraining.comparing import Estimate
 from fss_core.scores import score_responses
@@ -78,10 +79,10 @@ def test_the_fill_ends_at_the_threshold_and_never_crosses_the_reference(response
     assert max(lost.y) <= 1 + 1e-6
     assert min(gained.y) >= 1 - 1e-6
     np.testing.assert_allclose(named(figure, "response").y, area.relative, atol=1e-6)
-    assert f"area so far {area.so_far[2]:+.3f}" in figure.layout.annotations[0].text
+    assert f"area so far {signed(area.so_far[2])}" in figure.layout.annotations[0].text
     whole = figures.area_figure(area, threshold_index=4, dark=dark)
-    assert f"score {area.score:+.3f}" in whole.layout.annotations[0].text
-    assert f"in all {area.score:+.3f}" in figures.area_alt(area, 2)
+    assert f"score {signed(area.score)}" in whole.layout.annotations[0].text
+    assert f"in all {signed(area.score)}" in figures.area_alt(area, 2)
 
 
 def test_what_is_not_measurable_is_said(responses: Responses) -> None:
@@ -108,7 +109,7 @@ def test_calls_are_drawn_where_they_lie(responses: Responses, dark: bool) -> Non
     expected = pictures.expected_score("hurts", "adversarial")
     assert calls.chosen.score == pytest.approx(expected)
     assert reference.call(expected, 0.05) == calls.chosen.call
-    assert f"{calls.chosen.score:+.3f}" in figures.calls_alt(calls.scores, calls.titles, 0.05)
+    assert f"{signed(calls.chosen.score)}" in figures.calls_alt(calls.scores, calls.titles, 0.05)
 
 
 def test_a_wide_tolerance_makes_everything_robust_and_few_images_a_wide_interval(responses: Responses) -> None:

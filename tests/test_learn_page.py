@@ -16,6 +16,7 @@ from streamlit.testing.v1 import AppTest
 from fss_core.jobs.board import Board
 from fss_core.live import Live, LiveError
 from fss_core.live.requests import Request
+from fss_core.numerals import signed
 from fss_core.retraining.published import list_published
 from fss_core.store import Store
 from fss_core.stories import COMPONENTS, list_stories
@@ -327,7 +328,7 @@ def test_the_rule_that_is_chosen_is_compared(published_cache: Path) -> None:
         found = said(page)
         assert found["before"].startswith(f"{lectures.BEFORE['fgsm']:.3f}")
         assert found["after"].startswith(f"{after:.3f}")
-        assert found["difference"].startswith(f"{after - lectures.BEFORE['fgsm']:+.3f}")
+        assert found["difference"].startswith(signed(after - lectures.BEFORE["fgsm"]))
         assert f"{rule} {after:.3f}" in pictures.alts(page)["learn_retraining"]
 
 

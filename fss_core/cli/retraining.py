@@ -39,7 +39,6 @@ def _request(options: argparse.Namespace) -> RetrainRequest:
 
 def retrain(options: argparse.Namespace) -> int:
     """Retrain what is missing, in this process or by workers, and print the comparison and the verdict."""
-    from fss_core.jobs import service
     from fss_core.retraining import compare, verdict
     from fss_core.retraining.lookup import find_retrained_seeds
     from fss_core.retraining.reports import retraining_json, retraining_lines
@@ -52,8 +51,7 @@ def retrain(options: argparse.Namespace) -> int:
     request = _request(options)
     quadrature(options.thresholds, options.integration)  # refuse it now, not after measuring
     with Store() as store:
-        if service.estimate(store, request).tasks:
-            do_request(store, request, options.workers)
+        do_request(store, request, options.workers)
         found = find_retrained_seeds(store, request.spec, request.seeds)
     if len(found) < len(request.seeds) or not all(own.complete for own in found):
         raise StoreError("results vanished while networks were retrained (another process refreshed them); run again")

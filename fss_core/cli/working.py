@@ -15,7 +15,7 @@ _SECONDS_WORTH_WORKERS = 60.0
 
 
 def do_request(store: Store, request: Request, workers: int | None) -> None:
-    """Do a request where everybody can see it move.
+    """Do what is missing of a request, where everybody can see it move; if nothing is, ask for nothing.
 
     Args:
         store: where results go.
@@ -32,6 +32,8 @@ def do_request(store: Store, request: Request, workers: int | None) -> None:
     from fss_core.jobs.pool import local_machine
 
     tasks = service.estimate(store, request, workers=1).tasks  # what cannot be done is refused before it is asked for
+    if not tasks:
+        return
     if workers is None and local_machine().workers > 1:
         alone = sum(task.seconds for task in tasks if not task.wide) <= _SECONDS_WORTH_WORKERS
     else:

@@ -9,19 +9,10 @@ from fss_core.errata.differences import DIFFERENCES
 from fss_core.errata.effects import Effect, Ranking, Spread
 from fss_core.errata.records import ErrataRecord
 from fss_core.errata.variants import CORRECTED, list_variants
+from fss_core.numerals import number, signed_interval, with_interval
 from fss_core.reports import columns
 from fss_core.scores import KINDS
 from fss_core.specs import to_json
-
-
-def signed(value: float, digits: int = 3) -> str:
-    """Write a change with its sign, and a true minus; what is rounded to zero has a plus.
-
-    >>> signed(-0.0421), signed(-0.0001)
-    ('−0.042', '+0.000')
-    """
-    text = f"{value:+.{digits}f}"
-    return text.replace("-", "−" if float(text) else "+")
 
 
 def change_words(own: Effect) -> str:
@@ -30,29 +21,30 @@ def change_words(own: Effect) -> str:
         return own.reason
     if own.change == own.change_low == own.change_high == 0:
         return "0 (the same responses)"
-    return f"{signed(own.change)} [{signed(own.change_low)}, {signed(own.change_high)}]"
+    return signed_interval(own.change, own.change_low, own.change_high)
 
 
 def value_words(own: Effect) -> str:
     """Write the scores of a variant, with their interval, or why there are none."""
     if own.value is None or own.low is None or own.high is None:
         return own.reason
-    return f"{signed(own.value)} [{signed(own.low)}, {signed(own.high)}]"
+    return signed_interval(own.value, own.low, own.high)
 
 
 def ranking_words(own: Ranking) -> str:
     """Write a rank agreement, with its interval if it has one."""
     if own.tau is None:
         return own.reason
-    text = f"{own.tau:.2f}" + ("" if own.low is None or own.high is None else f" [{own.low:.2f}, {own.high:.2f}]")
-    return text.replace("-", "−")
+    if own.low is None or own.high is None:
+        return number(own.tau)
+    return with_interval(own.tau, own.low, own.high)
 
 
 def spread_words(own: Spread) -> str:
     """Write a spread, with its interval."""
     if own.value is None or own.low is None or own.high is None:
         return "no layer has a score in all initialisations"
-    return f"{own.value:.3f} [{own.low:.3f}, {own.high:.3f}]"
+    return with_interval(own.value, own.low, own.high, 3)
 
 
 def errata_lines(record: ErrataRecord) -> list[str]:

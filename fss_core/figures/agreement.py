@@ -14,6 +14,7 @@ from fss_core.figures.heat import ROW_HEIGHT, left_margin, pale_ground, readable
 from fss_core.figures.style import empty_figure, palette, plain, shorten, small
 from fss_core.invariance.grids import AgreementGrid
 from fss_core.invariance.results import Invariance, Statistic
+from fss_core.numerals import number, with_interval
 
 _TOP, _BOTTOM, _MARK = 48, 74, 26
 _FEWEST = 6
@@ -179,11 +180,11 @@ def tau_matrix(found: Invariance, titles: dict[str, str], *, dark: bool = False)
     """
     colours = palette(dark)
     labels = [own.label for own in found.table.columns]
-    number = len(labels)
+    size = len(labels)
     place = {label: index for index, label in enumerate(labels)}
-    z = np.full((number, number), np.nan)
-    texts = [["–"] * number for _ in labels]
-    hover = [[""] * number for _ in labels]
+    z = np.full((size, size), np.nan)
+    texts = [["–"] * size for _ in labels]
+    hover = [[""] * size for _ in labels]
     for index, column in enumerate(found.table.columns):
         ceiling = column.ceiling
         name = plain(titles[column.label])
@@ -191,10 +192,10 @@ def tau_matrix(found: Invariance, titles: dict[str, str], *, dark: bool = False)
             hover[index][index] = f"{name}: no split-half τ: {plain(ceiling.reason)}"
         else:
             z[index, index] = ceiling.value
-            texts[index][index] = f"<i>{ceiling.value:.2f}</i>"
+            texts[index][index] = f"<i>{number(ceiling.value)}</i>"
             hover[index][index] = (
-                f"{name}: split-half τ {ceiling.value:.2f}, n = {column.num_images}<br>two halves of the images rank "
-                "the rows so alike"
+                f"{name}: split-half τ {number(ceiling.value)}, n = {column.num_images}<br>two halves of the images "
+                "rank the rows so alike"
             )
     for pair in found.rankings:
         i, j = place[pair.first], place[pair.second]
@@ -203,21 +204,21 @@ def tau_matrix(found: Invariance, titles: dict[str, str], *, dark: bool = False)
             hover[row][column_index] = about + _hover(pair.tau, found.spec.level)
             if pair.tau.value is not None:
                 z[row, column_index] = pair.tau.value
-                texts[row][column_index] = _in_cell(pair.tau, number)
+                texts[row][column_index] = _in_cell(pair.tau.value, pair.tau, size)
     names = [f"{plain(shorten(titles[label], 18))} " for label in labels]
-    side = 44 if number <= _WITH_INTERVALS else 26
+    side = 44 if size <= _WITH_INTERVALS else 26
     longest = max(map(len, names))
     slant = {"tickangle": -30} if longest > _LONGEST_LEVEL else {}
     bottom = 20 + round(3.4 * longest) if slant else 40
     figure = empty_figure(
         dark,
-        height=40 + max(side * number, 60) + bottom,
+        height=40 + max(side * size, 60) + bottom,
         margin={"l": 16 + round(6.3 * longest), "r": 8, "t": 30, "b": bottom},
     )
     figure.update_layout(hovermode="closest", showlegend=False)
-    places = np.arange(number)
-    figure.update_xaxes(range=[-0.5, number - 0.5], tickvals=places, ticktext=names, ticks="", side="bottom", **slant)
-    figure.update_yaxes(range=[number - 0.5, -0.5], tickvals=places, ticktext=names, ticks="")
+    places = np.arange(size)
+    figure.update_xaxes(range=[-0.5, size - 0.5], tickvals=places, ticktext=names, ticks="", side="bottom", **slant)
+    figure.update_yaxes(range=[size - 0.5, -0.5], tickvals=places, ticktext=names, ticks="")
     figure.add_trace(
         go.Heatmap(
             x=small(places),
@@ -251,7 +252,7 @@ def tau_matrix(found: Invariance, titles: dict[str, str], *, dark: bool = False)
         showarrow=False,
         font={"size": 12, "color": colours.ink},
     )
-    pale_ground(figure, colours, (-0.5, number - 0.5), (-0.5, number - 0.5))
+    pale_ground(figure, colours, (-0.5, size - 0.5), (-0.5, size - 0.5))
     return figure
 
 
@@ -259,7 +260,7 @@ def tau_matrix_alt(found: Invariance, titles: dict[str, str]) -> str:
     """Say what the matrix shows, in words."""
     parts = [
         f"{titles[own.first]} and {titles[own.second]}: "
-        + (own.tau.state if own.tau.value is None else f"{own.tau.value:.2f}{_interval(own.tau, ' [{:.2f}, {:.2f}]')}")
+        + (own.tau.state if own.tau.value is None else f"{number(own.tau.value)}{_interval(own.tau, ' [{}, {}]')}")
         for own in found.rankings[:10]
     ]
     more = f"; and {len(found.rankings) - 10} more" if len(found.rankings) > 10 else ""
@@ -267,21 +268,22 @@ def tau_matrix_alt(found: Invariance, titles: dict[str, str]) -> str:
 
 
 def _interval(own: Statistic, template: str) -> str:
-    return "" if own.low is None or own.high is None else template.format(own.low, own.high)
+    return "" if own.low is None or own.high is None else template.format(number(own.low), number(own.high))
 
 
-def _in_cell(own: Statistic, number: int) -> str:
-    text = f"{own.value:.2f}"
-    return text + _interval(own, "<br>{:.2f} – {:.2f}") if number <= _WITH_INTERVALS else text
+def _in_cell(value: float, own: Statistic, size: int) -> str:
+    text = number(value)
+    return text + _interval(own, "<br>{} – {}") if size <= _WITH_INTERVALS else text
 
 
 def _hover(own: Statistic, level: float) -> str:
     if own.value is None:
         return f"{own.state}: {plain(own.reason)}"
-    lines = [f"τ = {own.value:.2f}"]
-    lines[0] += _interval(own, " [{:.2f}, {:.2f}], " + f"{level * 100:g} % over images")
+    lines = [f"τ = {number(own.value)}"]
+    lines[0] += _interval(own, " [{}, {}], " + f"{level * 100:g} % over images")
     if own.null is not None:
-        lines.append(f"layers permuted within kinds: {own.null.mean:.2f} [{own.null.low:.2f}, {own.null.high:.2f}]")
+        null = with_interval(own.null.mean, own.null.low, own.null.high)
+        lines.append(f"layers permuted within kinds: {null}")
     if own.reason:
         lines.append(plain(own.reason))
     return "<br>".join(lines)

@@ -8,6 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from fss_core.figures.style import empty_figure, interval_marks, palette, plain, small
+from fss_core.numerals import signed, signed_interval
 from fss_core.scores import Score
 from fss_core.summaries import ScoreArea, filter_title, letter
 
@@ -88,7 +89,7 @@ def area_figure(area: ScoreArea, *, threshold_index: int, dark: bool = False) ->
     figure.add_vline(x=float(area.positions[threshold_index]), line={"color": colours.ink, "width": 1})
     whole = threshold_index == len(area.positions) - 1
     figure.add_annotation(
-        text=f"<b>{'score' if whole else 'area so far'} {area.so_far[threshold_index]:+.3f}</b>",
+        text=f"<b>{'score' if whole else 'area so far'} {signed(area.so_far[threshold_index])}</b>",
         x=0,
         y=1,
         xref="paper",
@@ -108,7 +109,7 @@ def area_alt(area: ScoreArea, threshold_index: int) -> str:
         return f"{start}; not measurable: {area.reason}."
     return (
         f"{start}, n = {area.num_images}: from t = 0 to {area.positions[threshold_index]:.2f} it is "
-        f"{area.so_far[threshold_index]:+.3f}, in all {area.score:+.3f}."
+        f"{signed(area.so_far[threshold_index])}, in all {signed(area.score)}."
     )
 
 
@@ -165,7 +166,7 @@ def calls_alt(scores: Sequence[Score], titles: Sequence[str], tolerance: float) 
     parts = [
         f"{title}: not measurable ({own.reason})"
         if own.score is None
-        else f"{title} {own.score:+.3f} [{own.low:+.3f}, {own.high:+.3f}], {own.call}, {own.certainty}"
+        else f"{title} {signed_interval(own.score, own.low, own.high)}, {own.call}, {own.certainty}"
         for own, title in zip(scores, titles, strict=True)
     ]
     return f"Scores beside a tolerance of {tolerance:g}, n = {scores[0].num_images}: {'; '.join(parts)}."

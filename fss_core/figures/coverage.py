@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from fss_core.figures.heat import ROW_HEIGHT, left_margin, pale_ground, readable_on, row_names, words
 from fss_core.figures.style import empty_figure, palette, plain, small
+from fss_core.numerals import signed_interval
 from fss_core.retraining.coverage import NOT_KNOWN, Coverage
 from fss_core.retraining.rules import RULES
 
@@ -130,5 +131,5 @@ def _describe(coverage: Coverage, row: int, column: int) -> str:
     if draws > 1:
         lines[-1] += f", mean of {draws} draws"
     if coverage.scores and (score := coverage.scores[row]).score is not None:
-        lines.append(f"{score.certainty} {score.call}: {score.score:+.3f} [{score.low:+.3f}, {score.high:+.3f}]")
+        lines.append(f"{score.certainty} {score.call}: {signed_interval(score.score, score.low, score.high)}")
     return "<br>".join(lines)

@@ -8,6 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from fss_core.errata.effects import Effect
+from fss_core.errata.reports import change_words
 from fss_core.figures.style import empty_figure, palette, plain, small
 
 _LINE, _TOP, _BOTTOM = 26, 26, 48
@@ -58,8 +59,7 @@ def change_figure(effects: Sequence[Effect], titles: dict[str, str], *, dark: bo
                 "width": 4,
             },
             text=[
-                f"{plain(titles[own.variant])}<br>{own.change:+.3f} [{own.change_low:+.3f}, {own.change_high:+.3f}]"
-                f"<br>{own.num_layers} layers, n = {own.num_images}".replace("-", "−")
+                f"{plain(titles[own.variant])}<br>{change_words(own)}<br>{own.num_layers} layers, n = {own.num_images}"
                 for own in found
             ],
             hovertemplate="%{text}<extra></extra>",
@@ -70,9 +70,5 @@ def change_figure(effects: Sequence[Effect], titles: dict[str, str], *, dark: bo
 
 def change_alt(effects: Sequence[Effect], titles: dict[str, str]) -> str:
     """Say what the chart shows, in a sentence."""
-    parts = [
-        f"{titles[own.variant]} {own.change:+.3f} [{own.change_low:+.3f}, {own.change_high:+.3f}]"
-        for own in effects
-        if own.change is not None
-    ]
+    parts = [f"{titles[own.variant]} {change_words(own)}" for own in effects if own.change is not None]
     return f"Change of the mean score of the layers under each difference. {'; '.join(parts) or 'Nothing'}."

@@ -66,7 +66,7 @@ def score_heatmap(grid: ScoreGrid, *, dark: bool = False, selected: tuple[str, K
     draw_cells(figure, grid, x, y, colours, grid.spec.normalise)
     figure.add_traces(
         [
-            words(np.full(num_rows, EDGE), y, row_names(grid.layers), colours.ink, position="middle left"),
+            *_row_names(grid, y, colours),
             words(x, np.full(num_columns, EDGE), columns, colours.muted, position="top center", size=10),
         ]
     )
@@ -74,6 +74,18 @@ def score_heatmap(grid: ScoreGrid, *, dark: bool = False, selected: tuple[str, K
     if selected is not None and selected[0] in grid.layers and selected[1:] in grid.columns:
         _frame(figure, x[grid.columns.index(selected[1:])], y[grid.layers.index(selected[0])], colours)
     return figure
+
+
+def _row_names(grid: ScoreGrid, y: npt.NDArray[np.int64], colours: Palette) -> list[go.Scatter]:
+    """Write the rows' names; those of a first look are pale, and in italics."""
+    names = row_names(grid.layers)
+    traces = []
+    for looked_at, form, colour in ((False, "{}", colours.ink), (True, "<i>{}</i>", colours.muted)):
+        rows = [row for row, name in enumerate(grid.layers) if (name in grid.previewed) == looked_at]
+        if rows:
+            texts = [form.format(names[row]) for row in rows]
+            traces.append(words(np.full(len(rows), EDGE), y[rows], texts, colour, position="middle left"))
+    return traces
 
 
 def _centres(grid: ScoreGrid) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -108,9 +120,10 @@ def score_heatmap_alt(grid: ScoreGrid) -> str:
         column = grid.columns.index((kind, shown))
         calls = Counter(_call(row[column]) for row in grid.cells)
         parts.append(f"{kind}: " + ", ".join(f"{number} {call}" for call, number in calls.most_common()))
+    looked_at = f" Only a first look so far: {len(grid.previewed)} of the layers." if grid.previewed else ""
     return (
         f"Heatmap of filtering scores, {len(grid.layers)} layers by {len(grid.columns)} filters and kinds. "
-        f"{filter_title(shown)}, {'; '.join(parts)}."
+        f"{filter_title(shown)}, {'; '.join(parts)}.{looked_at}"
     )
 
 

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from fss_core.figures.heat import ROW_HEIGHT, heat, left_margin, pale_ground, row_names, words
 from fss_core.figures.style import empty_figure, palette, plain, small
+from fss_core.numerals import signed
 from fss_core.summaries import ThresholdMap, filter_title, layer_title
 
 _TOP, _BOTTOM, _AXIS = 28, 116, 42
@@ -105,7 +106,7 @@ def threshold_heatmap_alt(found: ThresholdMap) -> str:
         return f"{start}; nothing measured yet."
     low, high = (np.unravel_index(pick(found.values), found.values.shape) for pick in (np.nanargmin, np.nanargmax))
     ends = (
-        f"{found.values[where]:+.2f} in {found.layers[int(where[0])]} at t = {found.positions[where[1]]:.2f}"
+        f"{signed(found.values[where], 2)} in {found.layers[int(where[0])]} at t = {found.positions[where[1]]:.2f}"
         for where in (low, high)
     )
     return f"{start}. Lowest {', highest '.join(ends)}."

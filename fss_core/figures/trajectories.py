@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from fss_core.figures.style import empty_figure, palette, plain, shorten, small
 from fss_core.invariance.groups import entries_by_row
 from fss_core.invariance.results import Entry, Invariance
+from fss_core.numerals import signed
 
 MOST_TRAJECTORIES = 8
 """So many curves can be told apart."""
@@ -102,8 +103,8 @@ def trajectories_alt(found: Invariance, rows: Sequence[str]) -> str:
         if scores:
             first, last = scores[0], scores[-1]
             parts.append(
-                f"{name} from {first.score:+.2f} ({first.call}) at epoch {first.column} to {last.score:+.2f} "
-                f"({last.call}) at epoch {last.column}"
+                f"{name} from {signed(first.score, 2)} ({first.call}) at epoch {first.column} to "
+                f"{signed(last.score, 2)} ({last.call}) at epoch {last.column}"
             )
     return f"Scores over epochs: {'; '.join(parts) or 'none measurable'}."
 
@@ -192,8 +193,8 @@ def profile_alt(found: Invariance, label: str) -> str:
         f"{sum(own.call == call for own in scored)} {call}" for call in ("fragile", "robust", "antifragile")
     )
     return (
-        f"Scores of {len(entries)} layers at epoch {label}: {counts}; lowest {lowest.score:+.2f} in {lowest.row}, "
-        f"highest {highest.score:+.2f} in {highest.row}."
+        f"Scores of {len(entries)} layers at epoch {label}: {counts}; lowest {signed(lowest.score, 2)} in "
+        f"{lowest.row}, highest {signed(highest.score, 2)} in {highest.row}."
     )
 
 

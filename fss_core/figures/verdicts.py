@@ -8,6 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from fss_core.figures.style import empty_figure, interval_marks, palette, plain, shorten
+from fss_core.numerals import signed_interval
 from fss_core.retraining.comparing import Estimate
 
 _RULED = {"showline": True, "ticks": "outside", "ticklen": 3}
@@ -64,7 +65,7 @@ def verdicts_figure(
 def verdicts_alt(titles: Sequence[str], estimates: Sequence[Estimate | None], what: str) -> str:
     """Say what the differences are, in words."""
     parts = [
-        f"{title}: not tested" if own is None else f"{title} {own.value:+.3f} [{own.low:+.3f}, {own.high:+.3f}]"
+        f"{title}: not tested" if own is None else f"{title} {signed_interval(own.value, own.low, own.high)}"
         for title, own in zip(titles, estimates, strict=True)
     ]
     return f"{what}: {'; '.join(parts)}."

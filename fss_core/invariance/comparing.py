@@ -33,6 +33,7 @@ from fss_core.invariance.results import (
     State,
     Statistic,
 )
+from fss_core.numerals import number
 
 Rows = npt.NDArray[np.bool_]
 
@@ -277,9 +278,10 @@ class Comparison:
         low, high = basic_interval(value, resampled, self._level)
         if low < high and (low >= bounds[1] or high <= bounds[0]):
             # Cut at the bounds it would be a point, and pass for certainty.
+            lowest, highest = number(float(resampled.min())), number(float(resampled.max()))
             return None, (
-                f"no interval: reflected at {value:.2f}, what resamples give ({resampled.min():.2f} to "
-                f"{resampled.max():.2f}) lies beyond {bounds[1] if low >= bounds[1] else bounds[0]:g}"
+                f"no interval: reflected at {number(value)}, what resamples give ({lowest} to {highest}) "
+                f"lies beyond {bounds[1] if low >= bounds[1] else bounds[0]:g}"
             )
         return (max(low, bounds[0]), min(high, bounds[1])), ""
 

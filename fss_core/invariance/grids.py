@@ -13,6 +13,7 @@ from fss_core.invariance.groups import entries_by_row
 from fss_core.invariance.lookup import Candidate
 from fss_core.invariance.reports import letter
 from fss_core.invariance.results import Entry, Invariance, RowStability, ScoreTable
+from fss_core.numerals import signed_interval
 from fss_core.specs import Normalise
 from fss_core.summaries import filter_title
 
@@ -199,8 +200,7 @@ def cell_words(grid: AgreementGrid, row: int, column: int) -> str:
     cell = grid.cells[row][column]
     lines = [grid.row_texts[row], grid.columns[column].text]
     if cell.numbers is not None:
-        value, low, high = (f"{number:+.3f}".replace("-", "−") for number in cell.numbers)
-        lines.append(f"{value} [{low}, {high}]")
+        lines.append(signed_interval(*cell.numbers))
     return "<br>".join([*lines, cell.text])
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from fss_core.invariance.groups import GROUP_WORDS, group_rows
 from fss_core.invariance.lookup import Candidate, ComparisonSpec
 from fss_core.invariance.results import Across, Entry, Invariance, Statistic
+from fss_core.numerals import number, signed_interval, with_interval
 from fss_core.reports import REFERENCES, columns
 from fss_core.scores import MEAN_FILTER, Call
 from fss_core.specs import NETWORKS
@@ -57,12 +58,13 @@ def statistic_words(own: Statistic) -> str:
     """Write an agreement with its interval and its null, or why there is none."""
     if own.value is None:
         return f"{own.state}: {own.reason}"
-    text = f"{own.value:.2f} "
-    text += "(no interval)" if own.low is None else f"[{own.low:.2f}, {own.high:.2f}]"
+    if own.low is None or own.high is None:
+        text = f"{number(own.value)} (no interval)"
+    else:
+        text = with_interval(own.value, own.low, own.high)
     if own.null is not None:
-        text += (
-            f"; null {own.null.mean:.2f} [{own.null.low:.2f}, {own.null.high:.2f}], p = {own.null.share_as_high:.3f}"
-        )
+        null = with_interval(own.null.mean, own.null.low, own.null.high)
+        text += f"; null {null}, p = {own.null.share_as_high:.3f}"
     return text + (f"; {own.reason}" if own.reason else "")
 
 
@@ -70,7 +72,7 @@ def column_words(candidate: Candidate, found: Invariance) -> list[str]:
     """Write a column's n, ε, origin and ceiling, as cells of a table."""
     column = next(own for own in found.table.columns if own.label == candidate.label)
     epsilon = "–" if column.epsilon is None else f"{column.epsilon * 255:.3g}/255"
-    ceiling = f"– ({column.ceiling.reason})" if column.ceiling.value is None else f"{column.ceiling.value:.2f}"
+    ceiling = f"– ({column.ceiling.reason})" if column.ceiling.value is None else number(column.ceiling.value)
     assert candidate.measured is not None
     origin = {"measured": "measured here"}.get(candidate.measured.origin, candidate.measured.origin)
     return [candidate.title, str(column.num_images), f"{epsilon} ({candidate.about_epsilon})", origin, ceiling]
@@ -141,7 +143,7 @@ def _table(there: Sequence[Candidate], found: Invariance) -> list[str]:
 def _cell(entry: Entry) -> str:
     if entry.score is None:
         return f"· {entry.reason if entry.reason in ('not measured', 'no such layer') else 'not measurable'}"
-    return f"{letter(entry)} {entry.score:+.3f} [{entry.low:+.3f}, {entry.high:+.3f}]"
+    return f"{letter(entry)} {signed_interval(entry.score, entry.low, entry.high)}"
 
 
 def legend(found: Invariance) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from fss_core.numerals import with_interval
 from fss_core.reports import columns
 from fss_core.retraining.comparing import EVERYTHING, NO_RETRAINING, Comparison, Estimate, Row, compare_epochs
 from fss_core.retraining.results import JUDGED, Judged, Judgement, Retraining
@@ -89,14 +90,14 @@ def difference_table(comparison: Comparison) -> list[str]:
     rows = [["rule", *(f"{_HEADINGS[kind]} to {other}" for other in against for kind in white_box)]]
     for row in comparison.sorted_rows():
         found = (own.get(kind) for own in (row.to_before, row.to_all) for kind in white_box)
-        rows.append([row.rule, *(_interval(own, sign="+") for own in found)])
+        rows.append([row.rule, *(_interval(own, sign=True) for own in found)])
     return columns(rows)
 
 
-def _interval(estimate: Estimate | None, sign: str = "") -> str:
+def _interval(estimate: Estimate | None, sign: bool = False) -> str:
     if estimate is None:
         return _NONE
-    return f"{estimate.value:{sign}.3f} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
+    return with_interval(estimate.value, estimate.low, estimate.high, 3, sign=sign)
 
 
 def notes(retrainings: Sequence[Retraining], comparison: Comparison) -> list[str]:
@@ -171,7 +172,7 @@ def verdict_numbers(verdict: Verdict, line: VerdictLine) -> str:
     if line.fgsm is None or line.pgd is None:
         return ""
     return (
-        f"white-box FGSM accuracy {_interval(line.fgsm, sign='+')}, PGD {_interval(line.pgd, sign='+')}, "
+        f"white-box FGSM accuracy {_interval(line.fgsm, sign=True)}, PGD {_interval(line.pgd, sign=True)}, "
         f"n = {verdict.num_images} images, {len(line.fgsm.seed_values)} seed"
         f"{'s' if len(line.fgsm.seed_values) > 1 else ''}, ε = {verdict.epsilon * 255:.3g}/255"
     )

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fss_core.live.answers import Attacked, Sweep
+from fss_core.numerals import signed, with_interval
 from fss_core.responses import Responses
 from fss_core.scores import Kind, Score, score_responses
 from fss_core.specs import CONTROL_FILTER, ScoreSpec
@@ -53,7 +54,7 @@ def accuracy_words(accuracy: Accuracy) -> str:
     >>> accuracy_words(Accuracy.of(82, 100))
     '0.82 [0.73, 0.88]'
     """
-    return f"{accuracy.value:.2f} [{accuracy.low:.2f}, {accuracy.high:.2f}]"
+    return with_interval(accuracy.value, accuracy.low, accuracy.high)
 
 
 def about(ready: Ready, num_images: int, epsilon: float | None = None) -> Fields:
@@ -185,7 +186,7 @@ def area_fields(ready: Ready, curves: ResponseCurves, area: ScoreArea, k: int) -
     """Say how far a score has been added up."""
     curve = curves.clean if area.kind == "clean" else curves.adversarial
     so_far, score, relative = (
-        "not measurable" if math.isnan(value) else f"{value:+.3f}"
+        "not measurable" if math.isnan(value) else signed(value)
         for value in (float(area.so_far[k]), area.score, float(area.relative[k]))
     )
     return about(ready, area.num_images) | {
@@ -261,7 +262,7 @@ def calls_fields(ready: Ready, calls: Calls, tolerance: float, kind: str) -> Fie
     own = calls.chosen
     known = own.score is not None and own.low is not None and own.high is not None
     numbers = {
-        name: f"{value:+.3f}" if value is not None else "not measurable"
+        name: signed(value) if value is not None else "not measurable"
         for name, value in (("score", own.score), ("low", own.low), ("high", own.high))
     }
     if own.score is None or own.low is None or own.high is None:
@@ -299,5 +300,5 @@ def _beyond_chance(calls: Calls) -> str:
             else "Not shown to be beyond chance: removing random weights may do the same."
         )
     if controls and controls[0].score is not None and own.score is not None:
-        return f"Removing as many random weights scores {controls[0].score:+.3f}."
+        return f"Removing as many random weights scores {signed(controls[0].score)}."
     return "No call that could be owed to chance."

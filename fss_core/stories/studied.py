@@ -12,6 +12,7 @@ from fss_core.invariance import Invariance
 from fss_core.invariance.groups import entries_by_row
 from fss_core.invariance.reports import statistic_words
 from fss_core.invariance.results import RankAgreement
+from fss_core.numerals import signed, signed_interval, with_interval
 from fss_core.retraining.comparing import NO_RETRAINING, Comparison, Estimate
 from fss_core.retraining.pictures import RetrainPicture
 from fss_core.retraining.results import Judged
@@ -112,7 +113,7 @@ def trajectory_fields(found: Invariance, place: Place, layer: str) -> Fields:
     first, last = measurable[0], measurable[-1]
 
     def score(value: float | None) -> str:
-        return "not measurable" if value is None else f"{value:+.3f}"
+        return "not measurable" if value is None else signed(value)
 
     return _over_epochs(found, place) | {
         "layer": layer,
@@ -147,7 +148,7 @@ def estimate_words(own: Estimate) -> str:
     >>> estimate_words(Estimate(value=0.1, low=0.05, high=0.15, basis="images", seed_values=(0.1,)))
     '+0.100 [+0.050, +0.150]'
     """
-    return f"{own.value:+.3f} [{own.low:+.3f}, {own.high:+.3f}]"
+    return signed_interval(own.value, own.low, own.high)
 
 
 def picture_title(picture: RetrainPicture) -> str:
@@ -194,7 +195,7 @@ def retraining_fields(picture: RetrainPicture, rule: str) -> Fields:
     row, last = picture.last.row(rule), picture.last
 
     def accuracy(own: Estimate) -> str:
-        return f"{own.value:.3f} [{own.low:.3f}, {own.high:.3f}]"
+        return with_interval(own.value, own.low, own.high, 3)
 
     there = row is not None and bool(row.accuracy)
     return _of(picture) | {

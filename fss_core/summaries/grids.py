@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from fss_core.numerals import signed_interval
 from fss_core.responses import Responses
 from fss_core.scores import KINDS, MEAN_FILTER, Kind, Score, Scores
 from fss_core.specs import GLOBAL_LAYER, SYNAPTIC_FILTERS, ScoreSpec
@@ -92,6 +93,7 @@ class ScoreGrid:
         layers: the rows, in network order; the whole network, if it is among them, is last.
         columns: kind and filter of each column; filters vary fastest.
         cells: R × C.
+        previewed: the rows of which there is no more than a first look.
         row_texts: what every cell of a row has in common (layer, its kind, share of zero gradients), in HTML.
         column_texts: what every cell of a column has in common (filter, kind of score, interval, n, p₀), in HTML.
     """
@@ -102,6 +104,7 @@ class ScoreGrid:
     cells: tuple[tuple[ScoreCell, ...], ...]
     row_texts: tuple[str, ...]
     column_texts: tuple[str, ...]
+    previewed: frozenset[str] = frozenset()
 
     @property
     def filters(self) -> tuple[str, ...]:
@@ -131,8 +134,7 @@ class ScoreGrid:
         cell = self.cells[row][column]
         lines = [self.row_texts[row], self.column_texts[column]]
         if cell.numbers is not None:
-            value, low, high = (f"{number:+.3f}".replace("-", "−") for number in cell.numbers)
-            lines.append(f"{value} [{low}, {high}]")
+            lines.append(signed_interval(*cell.numbers))
         return "<br>".join([*lines, cell.text])
 
 
@@ -143,6 +145,7 @@ def score_grid(
     spec: ScoreSpec,
     responses: Sequence[Responses] = (),
     filters: Sequence[str] = GRID_FILTERS,
+    previewed: Collection[str] = (),
 ) -> ScoreGrid:
     """Arrange scores in a grid, with a place for what is not measured yet.
 
@@ -154,6 +157,7 @@ def score_grid(
         responses: what they were computed from: tells the kind of each layer, and how often its attack found no
             gradient.
         filters: the columns under each kind of score; ``"random"`` adds the control.
+        previewed: layers of which there is no more than a first look.
 
     Returns:
         The grid; it has a row for each of ``layers`` even if ``scores`` is empty.
@@ -186,7 +190,10 @@ def score_grid(
         layers=tuple(names),
         columns=columns,
         cells=tuple(tuple(cell(name, column) for column in columns) for name in names),
-        row_texts=tuple(_describe_layer(name, responses) for name in names),
+        previewed=frozenset(previewed),
+        row_texts=tuple(
+            _describe_layer(name, responses) + ("<br>a first look" if name in previewed else "") for name in names
+        ),
         column_texts=tuple(
             "<br>".join(filter(None, (f"{filter_title(name)}, {kind} score", usual[kind, name])))
             for kind, name in columns

@@ -32,6 +32,7 @@ from fss_core.invariance.reports import (
     invariance_json,
     statistic_words,
 )
+from fss_core.numerals import number
 from fss_core.reports import REFERENCES
 from fss_core.responses import Responses
 from fss_core.scores import KINDS, MEAN_FILTER, Kind
@@ -201,8 +202,7 @@ def tiles(found: Invariance, candidates: Sequence[Candidate]) -> None:
     boxes = []
     for name in STATISTICS:
         own: Statistic = getattr(found.calls, name)
-        value = "–" if own.value is None else f"{own.value:.2f}"
-        boxes.append((_NAMES[name], value, _note(found, own, noun), _DEFINITIONS[name]))
+        boxes.append((_NAMES[name], number(own.value), _note(found, own, noun), _DEFINITIONS[name]))
     html = "".join(
         f'<div class="fss-tile" title="{escaped(definition)}"><div class="name">{escaped(name)}</div>'
         f'<div class="value">{escaped(value)}</div><div class="note">{escaped(note)}</div></div>'
@@ -218,8 +218,12 @@ def tiles(found: Invariance, candidates: Sequence[Candidate]) -> None:
 def _note(found: Invariance, own: Statistic, noun: str) -> str:
     if own.value is None:
         return f"{own.state}: {own.reason}"
-    interval = "no interval" if own.low is None else f"{found.spec.level:.0%} interval {own.low:.2f} to {own.high:.2f}"
-    null = "" if own.null is None else f"; null {own.null.mean:.2f}, up to {own.null.high:.2f}"
+    interval = (
+        "no interval"
+        if own.low is None or own.high is None
+        else f"{found.spec.level:.0%} interval {number(own.low)} to {number(own.high)}"
+    )
+    null = "" if own.null is None else f"; null {number(own.null.mean)}, up to {number(own.null.high)}"
     where = f"{found.calls.num_rows} {noun} in {len(found.calls.columns)} of {len(found.table.columns)} columns"
     return f"{interval}; {where}{null}"
 

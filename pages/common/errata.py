@@ -12,9 +12,10 @@ from fss_core.errata.differences import DIFFERENCES, Difference
 from fss_core.errata.effects import Effect, Ranking
 from fss_core.errata.grids import errata_grid, layer_lines, layer_variants
 from fss_core.errata.records import Errata, errata_path, read_errata
-from fss_core.errata.reports import change_words, errata_json, ranking_words, signed, spread_words, value_words
+from fss_core.errata.reports import change_words, errata_json, ranking_words, spread_words, value_words
 from fss_core.errata.variants import CORRECTED, Variant, list_variants
 from fss_core.invariance.grids import GridColumn
+from fss_core.numerals import number, signed
 from fss_core.reports import REFERENCES
 from fss_core.scores import KINDS, Kind, Score
 from fss_core.specs import NETWORKS, MeasurementSpec, ResponseSpec, cache_dir
@@ -103,7 +104,7 @@ def _tiles(errata: Errata) -> None:
     for name, variant in (("Corrected", CORRECTED), ("All but the score", "procedure"), ("All at once", "all")):
         own = _effect(errata, variant, "adversarial")
         if own is not None:
-            value = "–" if own.value is None else signed(own.value)
+            value = signed(own.value)
             note = own.reason or f"{value_words(own).partition(' ')[2]}, {own.num_layers} layers, n = {own.num_images}"
             boxes.append((f"{name}: adversarial", value, note))
     own, ranking = _effect(errata, "all", "adversarial"), _ranking(errata, "all", "adversarial")
@@ -111,7 +112,7 @@ def _tiles(errata: Errata) -> None:
         note = f"all at once, of {own.num_layers} layers, adversarial score"
         boxes.append(("Layers with another call", str(own.num_calls_changed), note))
     if ranking is not None:
-        value = "–" if ranking.tau is None else f"{ranking.tau:.2f}".replace("-", "−")
+        value = number(ranking.tau)
         note = ranking.reason or f"between all at once and corrected, {ranking.num_layers} layers; 1 is the same order"
         boxes.append(("Kendall’s τ of the ranking", value, note))
     html = "".join(

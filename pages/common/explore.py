@@ -105,8 +105,8 @@ def nothing_measured(store: Store, request: MeasureRequest, plan: Plan | None, *
     st.markdown(WHAT_IT_IS)
     if measuring:
         st.markdown(
-            "The network is being prepared. The heatmap appears as soon as its layers are known, and fills row by row: "
-            "a colour for the score, a letter for the call."
+            "The network is being prepared. The heatmap appears as soon as its layers are known, and fills row by row, "
+            "with a first look where everything takes long: a colour for the score, a letter for the call."
         )
     elif plan is not None:
         st.markdown(
@@ -196,8 +196,15 @@ def _heatmaps(picture: Picture, scores: PictureScores, chosen: Choices, rows: Se
 
 
 def _score_map(picture: Picture, scores: PictureScores, chosen: Choices, rows: Sequence[str]) -> None:
-    responses = [picture.layers.responses, *([picture.whole.responses] if picture.whole is not None else [])]
-    grid = summaries.score_grid(scores.all, rows, spec=chosen.score, responses=responses)
+    beside = [picture.whole.responses] if picture.whole is not None else []
+    beside += [picture.preview] if picture.preview is not None else []
+    grid = summaries.score_grid(
+        scores.all,
+        rows,
+        spec=chosen.score,
+        responses=[picture.layers.responses, *beside],
+        previewed=picture.previewed,
+    )
     figure = figures.score_heatmap(grid, dark=is_dark())
 
     def choose_cell() -> None:
@@ -221,9 +228,21 @@ def _score_map(picture: Picture, scores: PictureScores, chosen: Choices, rows: S
         f'<p class="fss-quiet"><b>F</b> fragile, <b>R</b> robust, <b>A</b> antifragile: decided. <b>f r a</b>, '
         f"hatched: leaning, the interval does not lie wholly on that side. · not measurable. Score beyond or within "
         f"±{chosen.score.tolerance:g}; {chosen.score.level:.0%} interval over images, this initialisation, "
-        f"{'all together' if chosen.simultaneous else 'each by itself'}. Click a cell to look into it.</p>"
+        f"{'all together' if chosen.simultaneous else 'each by itself'}. {_preview_words(picture)}"
+        "Click a cell to look into it.</p>"
     )
     downloads.figure_button(figure, "scores", "Filtering scores")
+
+
+def _preview_words(picture: Picture) -> str:
+    """Say what a first look is, where there is one."""
+    own = picture.preview
+    if own is None:
+        return ""
+    return (
+        f"<b>Names in italics: a first look</b>, n = {own.num_images} images at {own.spec.num_thresholds} thresholds, "
+        f"until n = {picture.layers.spec.num_images} at {picture.layers.spec.response.num_thresholds} are measured. "
+    )
 
 
 def _weights_map(picture: Picture, chosen: Choices, rows: Sequence[str]) -> None:
@@ -309,7 +328,14 @@ def _cell_words(picture: Picture, scores: PictureScores, chosen: Choices, layer:
     """Say what the chosen cell says, for those who do not hover."""
     responses = picture.responses_of(layer)
     assert responses is not None
-    grid = summaries.score_grid(scores.all, [layer], spec=chosen.score, responses=[responses], filters=[name])
+    grid = summaries.score_grid(
+        scores.all,
+        [layer],
+        spec=chosen.score,
+        responses=[responses],
+        filters=[name],
+        previewed=picture.previewed,
+    )
     column = KINDS.index(st.session_state["kind"])
     st.html(f'<p class="fss-quiet"><b>{grid.letters[0][column]}</b> {grid.text(0, column)}</p>')
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fss_core.numerals import number
 from fss_core.retraining.comparing import EVERYTHING, NO_RETRAINING, Comparison, Estimate, Row
 from fss_core.retraining.results import JUDGED, Judged
 from pages.common.frame import escaped
@@ -39,11 +40,12 @@ def _row(row: Row, num_columns: int) -> str:
         return f'<tr>{name}<td class="why" colspan="{num_columns - 1}">{escaped(why)}</td></tr>'
     weights = "–" if row.mean_live_trained is None else f"{row.mean_live_trained:,.0f}"
     cells = [_cell(row.accuracy.get(kind)) for kind in JUDGED]
-    cells += [_cell(own.get(kind), sign="+") for own in (row.to_before, row.to_all) for kind in _DIFFERENCES]
+    cells += [_cell(own.get(kind), sign=True) for own in (row.to_before, row.to_all) for kind in _DIFFERENCES]
     return f"<tr>{name}<td>{weights}</td>{''.join(cells)}</tr>"
 
 
-def _cell(estimate: Estimate | None, sign: str = "") -> str:
+def _cell(estimate: Estimate | None, sign: bool = False) -> str:
     if estimate is None:
         return "<td>–</td>"
-    return f"<td>{estimate.value:{sign}.3f}<small>[{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]</small></td>"
+    value, low, high = (number(own, 3, sign=sign) for own in (estimate.value, estimate.low, estimate.high))
+    return f"<td>{value}<small>[{low}, {high}]</small></td>"
