@@ -70,6 +70,7 @@ def test_a_first_look_is_marked_until_the_layer_is_measured(
     traces = json.loads(page.get("plotly_chart")[0].proto.spec)["data"]
     names = {text for trace in traces for text in trace.get("text", []) if isinstance(text, str)}
     assert {"<i>helps </i>", "hurts "} <= names
+    assert tiles(page)["Layers, clean"][1].endswith("; 1 by a first look")
     said = text_of(page)
     assert "Names in italics: a first look</b>, n = 20 images at 5 thresholds, until n = 110 at 5 are measured" in said
     assert "n = 20" in next(own.value for own in page.get("html") if "a first look<br>" in own.value)

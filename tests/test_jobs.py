@@ -601,7 +601,11 @@ def test_a_wide_task_has_all_cores_and_nothing_beside_it(world: tuple[Runner, Fa
     assert [own.order.task.name for own in pool.under_way] == ["b"]
 
 
-def test_runs_take_turns(world: tuple[Runner, FakePool, Plans]) -> None:
+@pytest.mark.parametrize(("seconds", "first"), [(-1.0, ["a0", "a1", "b0", "b1"]), (60.0, ["a0", "a1", "a2", "a3"])])
+def test_runs_take_turns_that_last_a_while(
+    world: tuple[Runner, FakePool, Plans], seconds: float, first: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "_TURN_SECONDS", seconds)
     runner, pool, plans = world
     ask(runner, plans, narrow(*[f"a{n}" for n in range(4)]), number=0)
     ask(runner, plans, narrow(*[f"b{n}" for n in range(4)]), number=1)
@@ -611,7 +615,8 @@ def test_runs_take_turns(world: tuple[Runner, FakePool, Plans]) -> None:
         for own in pool.under_way:
             order.append(own.order.task.name)
             own.finish()
-    assert sorted(order[:4]) == ["a0", "a1", "b0", "b1"]
+    assert sorted(order[:4]) == first
+    assert len(order) == 8
 
 
 def test_a_layer_in_another_s_hands_is_tried_last_and_then_waited_for(world: tuple[Runner, FakePool, Plans]) -> None:

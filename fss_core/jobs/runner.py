@@ -35,6 +35,9 @@ IDLE_SECONDS = 600.0
 """How long a runner without work keeps its workers warm."""
 
 _SECONDS_BETWEEN_ROUNDS = 0.1
+_TURN_SECONDS = 10.0
+"""How long one of several runs has the workers: each keeps the network it measured last, and to load another takes a
+second or more."""
 _GRACE_SECONDS = 1.5
 """How long a task may go on after its run was cancelled, before its worker is killed."""
 
@@ -147,6 +150,7 @@ class Runner:
         self._should_stop = should_stop
         self._active: dict[str, ActiveRun] = {}
         self._pool: Pool | None = None
+        self._turn_began = time.monotonic()
 
     def serve(self) -> None:
         """Work."""
@@ -246,8 +250,10 @@ class Runner:
                 wait=active.must_wait(task),
             )
             active.under_way[self._pool.submit(order)] = task
-            # Whoever had a turn goes to the end of the line.
-            self._active[active.run.key] = self._active.pop(active.run.key)
+            if time.monotonic() - self._turn_began > _TURN_SECONDS:
+                # Whoever had a turn goes to the end of the line.
+                self._active[active.run.key] = self._active.pop(active.run.key)
+                self._turn_began = time.monotonic()
 
     def _next_task(self, pool: Pool) -> tuple[ActiveRun, Task] | None:
         """Find the run whose turn it is, and its next task; ``None`` while nothing may start."""

@@ -44,8 +44,8 @@ def draw(picture: Picture, scores: PictureScores) -> None:
             f"{attack.mode}; {describe_epsilon(picture.layers)}",
             "The largest change of any pixel, on [0, 1].",
         ),
-        _tile("Layers, clean", *_calls(counts["clean"]), _CALLS),
-        _tile("Layers, adversarial", *_calls(counts["adversarial"]), _CALLS),
+        _tile("Layers, clean", *_calls(counts["clean"], len(picture.previewed)), _CALLS),
+        _tile("Layers, adversarial", *_calls(counts["adversarial"], len(picture.previewed)), _CALLS),
     ]
     if dead is not None:
         tiles.append(
@@ -90,10 +90,12 @@ def _accuracy(accuracy: Accuracy) -> tuple[str, str]:
     )
 
 
-def _calls(counts: CallCounts) -> tuple[str, str]:
+def _calls(counts: CallCounts, num_previewed: int) -> tuple[str, str]:
     decided = " · ".join(f"{counts.decided[call]} {call[0].upper()}" for call in counts.decided)
     leaning = " · ".join(f"{counts.leaning[call]} {call[0]}" for call in counts.leaning)
     note = f"decided; leaning {leaning}"
     if counts.not_measurable:
         note += f"; {counts.not_measurable} not measurable"
+    if num_previewed:
+        note += f"; {num_previewed} by a first look"
     return decided, note
