@@ -36,8 +36,7 @@ IDLE_SECONDS = 600.0
 
 _SECONDS_BETWEEN_ROUNDS = 0.1
 _TURN_SECONDS = 10.0
-"""How long one of several runs has the workers: each keeps the network it measured last, and to load another takes a
-second or more."""
+"""How long one of several runs has the workers: each keeps only the network that it measured last."""
 _GRACE_SECONDS = 1.5
 """How long a task may go on after its run was cancelled, before its worker is killed."""
 
