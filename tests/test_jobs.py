@@ -901,7 +901,7 @@ def test_a_cancellation_takes_effect_within_three_seconds_also_where_nobody_list
     board = Board(store)
     run = board.ask("measure", REQUEST.to_json())
     process = runner_process()
-    wait_for(lambda: [row for row in board.tasks(run.key) if row.state == "running" and row.name.startswith("layers:")])
+    wait_for(lambda: [row for row in board.tasks(run.key) if row.state == "running" and row.name == "layers:fc"])
     asked = time.monotonic()
     board.cancel(run.key)
     wait_for(lambda: state_of(store) == "cancelled", 10)

@@ -61,6 +61,7 @@ class Pool:
 
         logging.getLogger("distributed").setLevel(logging.ERROR)
         self._cluster: Any = None
+        self._warming: dict[str, Future] = {}
         address = os.environ.get(SCHEDULER_VARIABLE)
         if address:
             try:
@@ -94,14 +95,25 @@ class Pool:
                 silence_logs=logging.ERROR,
             )
         self._client = distributed.Client(self._cluster, set_as_default=False)
-        self._warming = [
-            self._client.submit(warm_up, workers=[address], pure=False) for address in self._client.nthreads()
-        ]
+        self._warming = {
+            address: self._client.submit(warm_up, workers=[address], pure=False) for address in self._client.nthreads()
+        }
 
     @property
     def is_local(self) -> bool:
         """Whether the workers are this machine's own."""
         return self._cluster is not None
+
+    def num_ready(self) -> int:
+        """Count the workers that can begin at once.
+
+        While one warms up, or while another takes the place of one that died, Dask puts an order behind another's on a
+        worker that is there, and leaves it there when the other worker comes.
+        """
+        if self._cluster is None:
+            return self.machine.workers
+        present: list[str] = list(self._cluster.scheduler.workers)
+        return sum(address not in self._warming or self._warming[address].done() for address in present)
 
     def submit(self, order: Order) -> Future:
         """Send an order to a worker that is free."""

@@ -1,7 +1,7 @@
 """The process that works off the board: it plans the open runs, and hands their tasks to the pool.
 
 One runner at a time serves a store. It holds each run's lease while it works on it, keeps no more tasks under way than
-there are workers, and takes turns between runs. When its parent is gone it ends, and the runs stay open for the next.
+there are workers ready, and takes turns between runs. When its parent is gone it ends, and the runs stay open for the next.
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ class Runner:
     def _next_task(self, pool: Pool) -> tuple[ActiveRun, Task] | None:
         """Find the run whose turn it is, and its next task; ``None`` while nothing may start."""
         under_way = [task for active in self._active.values() for task in active.under_way.values()]
-        if len(under_way) >= pool.machine.workers or any(task.wide and pool.is_local for task in under_way):
+        if len(under_way) >= pool.num_ready() or any(task.wide and pool.is_local for task in under_way):
             return None
         for active in self._active.values():
             if active.waiting:
