@@ -20,8 +20,7 @@ def number(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
     """
     if value is None:
         return "–"
-    text = f"{value:{'+' if sign else ''}.{digits}f}"
-    return text.replace("-", "−") if float(text) else text.replace("-", "+" if sign else "")
+    return f"{value:{'+' if sign else ''}z.{digits}f}".replace("-", "−")
 
 
 def signed(value: float | None, digits: int = 3) -> str:

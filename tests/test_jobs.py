@@ -517,6 +517,10 @@ class FakePool:
         self.futures: list[FakeFuture] = []
         self.killed: list[FakeFuture] = []
         self.closed = False
+        self.ready = MACHINE.workers
+
+    def num_ready(self) -> int:
+        return self.ready
 
     def submit(self, order: Order) -> FakeFuture:
         self.futures.append(FakeFuture(order))
@@ -582,6 +586,15 @@ def test_no_more_tasks_are_under_way_than_there_are_workers(world: tuple[Runner,
     runner._round()
     assert runner.board.get(run.key).state == "done"
     assert not runner.board.is_live(run)
+
+
+def test_a_task_waits_for_a_worker_that_is_ready(world: tuple[Runner, FakePool, Plans]) -> None:
+    runner, pool, plans = world
+    ask(runner, plans, narrow("a", "b", "c"))
+    for ready, under_way in enumerate((0, 1, 2)):
+        pool.ready = ready
+        runner._round()
+        assert len(pool.under_way) == under_way
 
 
 def test_a_wide_task_has_all_cores_and_nothing_beside_it(world: tuple[Runner, FakePool, Plans]) -> None:

@@ -112,7 +112,7 @@ def rows(page: AppTest) -> dict[str, list[str]]:
 def cell(estimate: Estimate | None, sign: str = "") -> str:
     if estimate is None:
         return "–"
-    return f"{estimate.value:{sign}.3f} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]".replace("-", "−")
+    return f"{estimate.value:{sign}z.3f} [{estimate.low:{sign}z.3f}, {estimate.high:{sign}z.3f}]".replace("-", "−")
 
 
 def expected_rows(comparison: Comparison) -> dict[str, list[str]]:

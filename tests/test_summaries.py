@@ -162,7 +162,7 @@ def test_a_cell_says_everything_about_its_score() -> None:
                 f"<b>layer{i}</b>, 3×3 convolution",
                 title,
                 f"{kind} score",
-                f"{score.score:+.3f}".replace("-", "−"),
+                f"{score.score:+z.3f}".replace("-", "−"),
                 f"95 % interval, n = 120, {'adversarial ' * (kind == 'difference')}accuracy unfiltered {score.p0:.3f}",
                 f"{score.call}, {score.certainty}",
             ):

@@ -2,6 +2,7 @@
 
 One initialisation is brought to its end before the next begins, so that there is something to see early. Of each, the
 checkpoint is trained and its layers are measured as for any measurement; then comes one task per distinct selection.
+They are done side by side, and every rule of a run is trained by as many threads.
 """
 
 from __future__ import annotations
@@ -228,15 +229,13 @@ class _Planner:
         return self._task(f"criticality:{seed}", float(self.request.spec.measurement.num_images * passes), ready=ready)
 
     def _task(self, name: str, units: float, *, ready: bool = True) -> Task:
-        # On the CPU each keeps all cores busy, so that every rule is trained by the same number of threads.
-        wide = self.request.spec.measurement.device_type == "cpu"
-        rate = self._rate(self.machine.cores if wide else self.machine.threads)
-        return Task(name=name, units=units, rate=rate.key, seconds=units * rate.seconds, wide=wide, ready=ready)
+        rate = self._rate()
+        return Task(name=name, units=units, rate=rate.key, seconds=units * rate.seconds, ready=ready)
 
-    def _rate(self, threads: int) -> Rate:
+    def _rate(self) -> Rate:
         measurement = self.request.spec.measurement
         shape = self._card.image_shape if self._card is not None else typical_dataset(self._dataset)[0]
         network = measurement.training.network
-        rate = self._rates.find("backward", network, shape, measurement.device_type, threads)
+        rate = self._rates.find("backward", network, shape, measurement.device_type, self.machine.threads)
         self.bases.append(rate.basis)
         return rate
