@@ -1,7 +1,7 @@
 """The process that works off the board: it plans the open runs, and hands their tasks to the pool.
 
 One runner at a time serves a store. It holds each run's lease while it works on it, keeps no more tasks under way than
-there are workers ready, and takes turns between runs. When its parent is gone it ends, and the runs stay open for the next.
+workers are ready, and takes turns between runs. When its parent is gone it ends, and the runs stay open for the next.
 """
 
 from __future__ import annotations
