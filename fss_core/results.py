@@ -10,9 +10,20 @@ from fss_core.checkpoints import prune_checkpoints
 from fss_core.checkpoints.sidecars import checkpoints_dir
 from fss_core.explore import result_keys
 from fss_core.imports import delete_imported, list_imported
-from fss_core.jobs.board import OPEN_STATES, Board
+from fss_core.jobs.board import Board, Run
+from fss_core.jobs.kinds import read_request, words
 from fss_core.jobs.requests import MeasureRequest
-from fss_core.specs import SYNAPTIC_FILTERS, MeasurementSpec, StoreError, cache_dir, choose, from_json
+from fss_core.jobs.retraining_plans import RetrainRequest
+from fss_core.retraining.lookup import spec_of_seed
+from fss_core.specs import (
+    SYNAPTIC_FILTERS,
+    MeasurementSpec,
+    StoreError,
+    UnknownNameError,
+    cache_dir,
+    choose,
+    from_json,
+)
 from fss_core.store import Store
 
 
@@ -125,18 +136,33 @@ def forget_result(store: Store, request: MeasureRequest) -> None:
     """Forget what was measured of a request, and strike its run off the board; checkpoints and images stay.
 
     Raises:
-        StoreError: it is being measured.
+        StoreError: it is being measured, or an open run needs the same results.
         FssError: something on the way to the results is broken.
     """
     board = Board(store)
-    own = next((run for run in board.runs() if run.key == request.key), None)
-    if own is not None and own.state in OPEN_STATES:
-        raise StoreError("this is being measured; cancel it first")
-    for key in {*result_keys(store, request), *_recorded_keys(store, request)}:
+    keys = {*result_keys(store, request), *_recorded_keys(store, request)}
+    for run in board.open_runs():
+        if run.key == request.key:
+            raise StoreError("this is being measured; cancel it first")
+        if keys.intersection(_keys_needed(store, run)):
+            raise StoreError(f"the same results are needed by a run that is not done; cancel that first: {words(run)}")
+    for key in keys:
         store.delete_prefix(f"responses/{key}/")
         store.delete_record(key)
-    if own is not None:
-        board.delete(own.key)
+    board.delete(request.key)
+
+
+def _keys_needed(store: Store, run: Run) -> list[str]:
+    """List the keys of the results that a run measures, as far as they are known."""
+    try:
+        request = read_request(run)
+    except (UnknownNameError, ValueError):
+        return []  # of another version
+    needed = [request] if isinstance(request, MeasureRequest) else []
+    if isinstance(request, RetrainRequest):
+        specs = [spec_of_seed(store, request.spec, request.seeds, seed) for seed in request.seeds]
+        needed = [request.measurement(spec) for spec in specs if spec is not None]
+    return [key for own in needed for key in result_keys(store, own)]
 
 
 def _recorded_keys(store: Store, request: MeasureRequest) -> list[str]:

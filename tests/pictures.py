@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -280,6 +282,13 @@ def cut(store: Store, key: str) -> None:
     """Cut an entry short."""
     cache = store._cache()
     cache.set(key, cache.get(key)[:-5])
+
+
+def damage_record(store: Store) -> None:
+    """Make the first record of the catalogue unreadable."""
+    key = store.list_records()[0].key
+    with closing(sqlite3.connect(store.directory / "index.sqlite")) as connection, connection:
+        connection.execute("UPDATE records SET spec = '{' WHERE key = ?", (key,))
 
 
 def make_old(store: Store, key: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import bars
+import pictures
 import pytest
 from commands import Fss, refused
 
@@ -22,6 +23,7 @@ from fss_core.cli.arguments import epsilon as epsilon_of
 from fss_core.jobs import service
 from fss_core.measurement import Measurement
 from fss_core.specs import CalibrationError
+from fss_core.store import Store
 
 OWN = ["--network", bars.NETWORK, "--dataset", bars.DATASET, "--epoch", str(bars.EPOCH), "--thresholds", "5"]
 SCORE = ["score", *OWN, "--factory", bars.FACTORY, "--images", "110", "--control"]
@@ -220,6 +222,17 @@ def test_all_measurements_are_listed(cache: Path, fss: Fss) -> None:
     assert record["spec"]["measurement"]["epoch"] == 3
 
 
+def test_a_damaged_record_is_named_and_refresh_lists_the_measurement_again(cache: Path, fss: Fss) -> None:
+    with Store() as store:
+        pictures.damage_record(store)
+    done = fss("show")
+    assert (done.code, len(done.out.splitlines())) == (0, 1)  # the header
+    assert re.fullmatch(r"fss: the record of \w{6} is damaged, .*\n", done.err)
+    assert fss(*SCORE).code == 0  # the results are there
+    assert fss(*SCORE, "--refresh").code == 0
+    assert (fss("show").err, len(fss("show").out.splitlines())) == ("", 2)
+
+
 def test_nothing_measured_yet(empty_cache: Path, fss: Fss) -> None:
     assert fss("show").out.startswith("Nothing is measured yet. Try: fss score --network")
     assert fss("show", "--json").json == []
@@ -231,7 +244,6 @@ def test_show_of_something_never_measured(cache: Path, fss: Fss) -> None:
 
 
 def test_a_broken_result_is_one_line_and_refresh_repairs_it(cache: Path, fss: Fss) -> None:
-    from fss_core.store import Store
 
     before = fss(*SHOW, "--json").json
     with Store() as store:

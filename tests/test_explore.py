@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,7 +30,10 @@ from fss_core.explore import (
 from fss_core.exports import export_zip
 from fss_core.imports import delete_imported, import_zip, list_imported
 from fss_core.jobs.board import Board
+from fss_core.jobs.kinds import words
 from fss_core.jobs.requests import MeasureRequest
+from fss_core.jobs.retraining_plans import RetrainRequest
+from fss_core.retraining.spec import RetrainingSpec
 from fss_core.scores import KINDS, score_responses
 from fss_core.specs import GLOBAL_LAYER, ScoreSpec, StaleResultError, StoreError, UnknownNameError
 from fss_core.store import Store
@@ -378,6 +382,23 @@ def test_a_result_is_not_forgotten_while_it_is_measured(known_store: Store) -> N
         results.forget_result(known_store, request())
     assert picture_of(known_store).is_complete
     assert [own.key for own in Board(known_store).runs()] == [run.key]
+
+
+def test_a_result_is_not_forgotten_while_another_run_needs_it(known_store: Store) -> None:
+    board = Board(known_store)
+    retraining = RetrainRequest(spec=RetrainingSpec(measurement=request().spec, budget=1))
+    others = [
+        board.ask("measure", request(num_images=50).to_json()),
+        board.ask("retrain", retraining.to_json()),
+    ]
+    board.ask("measure", request(epoch=7).to_json())  # which has results of its own
+    for run in others:
+        with pytest.raises(StoreError, match=re.escape(f"cancel that first: {words(run)}")):
+            results.forget_result(known_store, request())
+        assert picture_of(known_store).is_complete
+        board.end(run.key, "done")
+    results.forget_result(known_store, request())
+    assert find_picture(known_store, request()) is None
 
 
 # Disk -----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 import bars
 import pictures
 import pytest
-from pictures import PAGES, ROOT, cut, key_of, open_page, text_of
+from pictures import PAGES, ROOT, cut, damage_record, key_of, open_page, text_of
 
 from fss_core.store import Store
 
@@ -47,6 +47,17 @@ def test_a_page_of_a_known_store_has_no_error(known_cache: Path, path: str) -> N
     assert not page.exception, page.exception
     assert page.title[0].value
     assert not page.error
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_damaged_record_stops_no_page(known_store: Store, path: str) -> None:
+    damage_record(known_store)
+    page = open_page(path, **pictures.view())
+    assert not page.exception, page.exception
+    assert not page.error
+    assert [own.value for own in page.warning if "record of" in own.value] == (
+        [record.damage for record in known_store.list_records() if record.damage] if path == "app.py" else []
+    )
 
 
 def rubbish_index(store: Store) -> None:

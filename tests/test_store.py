@@ -680,11 +680,15 @@ def test_records(store: Store) -> None:
     assert [record.key for record in store.list_records()] == ["two"]
 
 
-def test_a_damaged_record_is_named(store: Store) -> None:
-    store.record("one", {})
-    execute(store.directory / "index.sqlite", "UPDATE records SET spec = '{'")
-    with pytest.raises(StoreError, match="record of one is damaged"):
-        store.list_records()
+def test_a_damaged_record_is_listed_as_such_beside_the_others(store: Store) -> None:
+    store.record("one", {"n": 1})
+    store.record("two", {"n": 2})
+    execute(store.directory / "index.sqlite", "UPDATE records SET spec = '{' WHERE key = 'one'")
+    one, two = store.list_records()
+    assert (one.spec, two.spec, two.damage) == ({}, {"n": 2}, "")
+    assert one.damage.startswith("the record of one is damaged")
+    store.record("one", {"n": 3})
+    assert [record.damage for record in store.list_records()] == ["", ""]
     assert store.delete_record("one")
 
 

@@ -175,6 +175,9 @@ def _show_all(options: argparse.Namespace) -> int:
         return 0
     rows = [["network", "data set", "epoch", "init.", "images", "thresholds", "scope", "attack", "ε·255", "key"]]
     for record in records:
+        if record.damage:
+            print(f"fss: {record.damage}", file=sys.stderr)
+            continue
         spec: Any = record.spec["measurement"]
         attack: Any = record.spec["attack"]
         rows.append(

@@ -46,15 +46,17 @@ class Record:
 
     Attributes:
         key: names the measurement.
-        spec: what was measured, as JSON knows it.
+        spec: what was measured, as JSON knows it; empty where that cannot be read.
         created: when it was first recorded, in seconds since 1970.
         updated: when it was last recorded, in seconds since 1970.
+        damage: why ``spec`` cannot be read, and what to do; empty if it can.
     """
 
     key: str
     spec: dict[str, object]
     created: float
     updated: float
+    damage: str = ""
 
 
 class Store:
@@ -252,19 +254,16 @@ class Store:
             connection.execute(statement, (key, text, now, now))
 
     def list_records(self) -> list[Record]:
-        """List the catalogue, oldest first.
+        """List the catalogue, oldest first; a record that is damaged is among them, and says so.
 
         Raises:
-            StoreError: the index is damaged.
+            StoreError: the index as a whole is damaged.
         """
         with self.index.connect() as connection:
             rows = connection.execute(
                 "SELECT key, spec, created, updated FROM records ORDER BY created, key"
             ).fetchall()
-        return [
-            Record(key=key, spec=_parse(key, spec), created=created, updated=updated)
-            for key, spec, created, updated in rows
-        ]
+        return [_record(*row) for row in rows]
 
     def delete_record(self, key: str) -> bool:
         """Strike a measurement from the catalogue (its results stay); say whether it was there.
@@ -317,10 +316,14 @@ def _check_key(key: str) -> None:
         raise ValueError(f"key must be printable text, got {key!r}")
 
 
-def _parse(key: str, spec: str) -> dict[str, object]:
+def _record(key: str, spec: str, created: float, updated: float) -> Record:
+    damage = ""
     try:
-        return dict(json.loads(spec))
-    except (TypeError, ValueError) as error:
-        raise StoreError(
-            f"the record of {short_key(key)} is damaged; delete it, or run again with --refresh"
-        ) from error
+        own = dict(json.loads(spec))
+    except (TypeError, ValueError):
+        own = {}
+        damage = (
+            f"the record of {short_key(key)} is damaged, so that it is not listed; its results are kept, and measuring "
+            "them anew (fss score … --refresh) lists them again"
+        )
+    return Record(key=key, spec=own, created=created, updated=updated, damage=damage)

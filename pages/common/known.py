@@ -71,11 +71,16 @@ def list_measured(store: Store, *, expanded: bool = True) -> None:
     titles = known_datasets()
     found: list[tuple[str, MeasurementSpec]] = []
     try:
-        for record in reversed(store.list_records()):
-            measurement: Any = record.spec.get("measurement")
-            found.append(("measured here", from_json(MeasurementSpec, measurement)))
-    except (FssError, ValueError) as error:
+        records = store.list_records()
+    except FssError as error:
+        records = []
         st.warning(plain(str(error)))
+    for record in reversed(records):
+        measurement: Any = record.spec.get("measurement")
+        try:
+            found.append(("measured here", from_json(MeasurementSpec, measurement)))
+        except ValueError as error:
+            st.warning(plain(record.damage or str(error)))
     for collection in (imported(), published()):
         found += [
             (collection.origin, entry.manifest.measurement)
