@@ -138,18 +138,19 @@ def test_names_of_strangers_do_not_become_markup() -> None:
 # Rankings -------------------------------------------------------------------------------------------------
 
 
-def test_the_matrix_has_tau_its_interval_and_the_ceilings() -> None:
-    found = compared(epochs())
+@pytest.mark.parametrize(("number_of_epochs", "dash"), [(3, " – "), (4, " –<br>")])
+def test_the_matrix_has_tau_its_interval_and_the_ceilings(number_of_epochs: int, dash: str) -> None:
+    found = compared(epochs(number_of_epochs))
     figure = figures.tau_matrix(found, {own.label: f"epoch {own.label}" for own in found.table.columns})
     [cells] = traces(figure, "heatmap")
     for index, column in enumerate(found.table.columns):
         assert cells.z[index][index] == pytest.approx(column.ceiling.value, abs=1e-6)
     letters = {(x, y): text for (x, y), text in letters_by_place(figure).items()}
     for pair in found.rankings:
-        i, j = (["0", "10", "20"].index(label) for label in (pair.first, pair.second))
+        i, j = (["0", "10", "20", "30"].index(label) for label in (pair.first, pair.second))
         tau = pair.tau
         assert cells.z[i][j] == cells.z[j][i] == pytest.approx(tau.value, abs=1e-6)
-        assert letters[i, j] == f"{number(tau.value)}<br>{number(tau.low)} – {number(tau.high)}"
+        assert letters[i, j] == f"{number(tau.value)}<br>{number(tau.low)}{dash}{number(tau.high)}"
         assert tau.null is not None
         assert f"[{number(tau.null.low)}, {number(tau.null.high)}]" in cells.text[i][j]
         assert f"epoch {pair.first} and epoch {pair.second}: {number(tau.value)}" in figures.tau_matrix_alt(

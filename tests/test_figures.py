@@ -156,7 +156,7 @@ def test_kinds_and_the_whole_network_stand_apart() -> None:
         "<b>Difference</b>",
     ]
     headings = next(trace for trace in traces(figure, "scatter") if trace.textposition == "top center")
-    assert headings.text == ("High", "Low", "Pulse", "Mean") * 3
+    assert headings.text == ("H", "L", "P", "M") * 3
 
 
 def test_the_scale_is_symmetric_and_reaches_every_score() -> None:

@@ -24,8 +24,9 @@ from fss_core.findings.sentences import FINDINGS, WIDTH, address, read_findings,
 from fss_core.invariance import measure_invariance
 from fss_core.invariance.lookup import ComparisonSpec, find_candidates
 from fss_core.retraining import compare, verdict
-from fss_core.retraining.published import write_retraining
-from fss_core.specs import NETWORKS, StoreError
+from fss_core.retraining.published import find_published, write_retraining
+from fss_core.retraining.spec import RetrainingSpec
+from fss_core.specs import NETWORKS, MeasurementSpec, ResponseSpec, StoreError, TrainingSpec
 from fss_core.store import Store
 from fss_core.study.cells import Cell
 from fss_core.study.publishing import publish, read_cell
@@ -418,6 +419,29 @@ def test_one_of_three_things_is_asked_for(fss: Fss) -> None:
 def test_what_this_version_quotes_is_what_it_publishes() -> None:
     report = check_quotes(ROOT / "cache" / "published", ROOT / "README.md")
     assert report.differences == ()
+
+
+def test_links_of_findings_about_retraining_show_what_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pages.common import retrain_choices
+
+    monkeypatch.setenv("FSS_CACHE_DIR", str(ROOT / "cache"))
+    queries = re.findall(r"`retrain\?([^`]+)`", " ".join(read_section((ROOT / "README.md").read_text())))
+    assert len(queries) > 1
+    for query in queries:
+        own = {"budget": retrain_choices.PARAMS["budget"].default} | dict(pair.split("=") for pair in query.split("&"))
+        spec = RetrainingSpec(
+            measurement=MeasurementSpec(
+                training=TrainingSpec(
+                    network=own["network"], dataset=own["dataset"], num_train=int(own["train"]), seed=0
+                ),
+                epoch=int(own["epoch"]),
+                num_images=int(own["images"]),
+                response=ResponseSpec(num_thresholds=int(own["thresholds"])),
+            ),
+            rules=tuple(retrain_choices.PARAMS["rules"].default),
+            budget=int(own["budget"]),
+        )
+        assert find_published(spec) is not None, query
 
 
 def test_links_of_findings_can_be_opened() -> None:

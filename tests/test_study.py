@@ -547,7 +547,7 @@ def test_the_pages_show_a_published_cell_where_nothing_else_is(
         assert all(own.startswith("Caution: ") for own in complaints(page))  # it is hardly trained
 
     page = open_page("pages/retrain.py", network="squeezenet1_1", dataset=grids.DATASET)
-    ((label, address),) = [own for own in links(page) if own[0].startswith("Retrain ")]
+    ((label, address),) = [own for own in links(page) if " of retraining, " in own[0]]
     assert "120 training images" in label
     page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
     page.switch_page("pages/retrain.py")

@@ -19,7 +19,14 @@ from fss_core.figures.attacks import attack_alt, attack_figure, sweep_alt, sweep
 from fss_core.figures.coverage import coverage_alt, coverage_chart, mark_rule
 from fss_core.figures.curves import histogram_alt, histogram_figure, response_alt, response_figure
 from fss_core.figures.errata import change_alt, change_figure
-from fss_core.figures.grids import CLICK_CONFIG, MOST_CELLS, cell_of_point, score_heatmap, score_heatmap_alt
+from fss_core.figures.grids import (
+    CLICK_CONFIG,
+    MOST_CELLS,
+    cell_of_point,
+    headings_legend,
+    score_heatmap,
+    score_heatmap_alt,
+)
 from fss_core.figures.images import images_alt, images_figure
 from fss_core.figures.maps import threshold_heatmap, threshold_heatmap_alt
 from fss_core.figures.retraining import (
@@ -60,6 +67,7 @@ __all__ = [
     "coverage_alt",
     "coverage_chart",
     "enlarged",
+    "headings_legend",
     "histogram_alt",
     "histogram_figure",
     "images_alt",

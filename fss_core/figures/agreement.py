@@ -32,6 +32,9 @@ _LONGEST_LEVEL = 10
 _WITH_INTERVALS = 7
 """So many columns of the matrix have room for intervals."""
 
+_WITH_INTERVALS_IN_A_LINE = 3
+"""So many have room for an interval that is not broken."""
+
 
 def agreement_heatmap(grid: AgreementGrid, *, dark: bool = False) -> go.Figure:
     """Draw scores by row and column in groups, one colour scale for all: colours, call letters, markers to click.
@@ -273,7 +276,9 @@ def _interval(own: Statistic, template: str) -> str:
 
 def _in_cell(value: float, own: Statistic, size: int) -> str:
     text = number(value)
-    return text + _interval(own, "<br>{} – {}") if size <= _WITH_INTERVALS else text
+    if size > _WITH_INTERVALS:
+        return text
+    return text + _interval(own, "<br>{} – {}" if size <= _WITH_INTERVALS_IN_A_LINE else "<br>{} –<br>{}")
 
 
 def _hover(own: Statistic, level: float) -> str:

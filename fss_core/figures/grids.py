@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,14 @@ MOST_CELLS = 1000
 CLICK_CONFIG: dict[str, Any] = {"displayModeBar": False, "doubleClick": False, "doubleClickDelay": 1}
 """For ``st.plotly_chart(config=…)`` of the score heatmap: other settings lose clicks. It has no button to save it."""
 
-_HEADINGS = {"high_pass": "High", "low_pass": "Low", "pulse": "Pulse", "mean": "Mean", "random": "Rand."}
+_HEADINGS = {
+    "high_pass": "H high-pass",
+    "low_pass": "L low-pass",
+    "pulse": "P pulse",
+    "mean": "M mean of the three",
+    "random": "C random control",
+}
+"""A letter, for which a column has room, and what it means."""
 _TOP, _BOTTOM = 44, 74
 
 
@@ -62,7 +70,7 @@ def score_heatmap(grid: ScoreGrid, *, dark: bool = False, selected: tuple[str, K
         (figure.update_yaxes, y, [y[-1] - EDGE, EDGE], grid.row_texts),
     ):
         update(range=ends, tickvals=centres, ticktext=texts, ticks="", showticklabels=False)
-    columns = [_HEADINGS.get(name, plain(name)) for _, name in grid.columns]
+    columns = [_HEADINGS[name][0] if name in _HEADINGS else plain(name) for _, name in grid.columns]
     draw_cells(figure, grid, x, y, colours, grid.spec.normalise)
     figure.add_traces(
         [
@@ -110,6 +118,15 @@ def cell_of_point(place: tuple[float, float], grid: ScoreGrid) -> tuple[str, Kin
     """
     row, column = cell_at(place, *_centres(grid))
     return grid.layers[row], *grid.columns[column]
+
+
+def headings_legend(filters: Sequence[str]) -> str:
+    """Say what the letters above columns mean.
+
+    >>> headings_legend(["high_pass", "mean"])
+    'Columns: H high-pass, M mean of the three.'
+    """
+    return f"Columns: {', '.join(_HEADINGS[name] for name in filters if name in _HEADINGS)}."
 
 
 def score_heatmap_alt(grid: ScoreGrid) -> str:

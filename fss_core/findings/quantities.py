@@ -271,7 +271,8 @@ def retraining(
     row, other = comparison.row(rule), comparison.row(against)
     difference = {} if row is None else row.to_before if against == NO_RETRAINING else row.to_all
     lines = {line.against: line.outcome for line in verdict(comparison, rule=rule).lines}
-    page: dict[str, Any] = {"page": "retrain", "spec": comparison.spec.measurement}
+    budget = {"budget": str(comparison.epoch)}
+    page: dict[str, Any] = {"page": "retrain", "spec": comparison.spec.measurement, "params": budget}
     if row is None or other is None:
         raise StoreError(f"{rule} against {against} in {cell} cannot be quoted: it was not run")
     if judged not in difference:
@@ -280,7 +281,7 @@ def retraining(
     text, parts = _interval(found.value, found.low, found.high, digits, sign=True)
     parts |= {
         "n": str(comparison.num_images),
-        "budget": str(comparison.epoch),
+        **budget,
         "before": number(other.accuracy[judged].value, digits),
         "after": number(row.accuracy[judged].value, digits),
         "outcome": lines[against],

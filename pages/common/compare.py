@@ -13,7 +13,8 @@ from fss_core import figures
 from fss_core.invariance import Across, Invariance, ScoreTable
 from fss_core.invariance.grids import GridColumn, cell_words, comparison_grid
 from fss_core.invariance.lookup import Candidate, ComparisonSpec, Known, epsilon_text, known_labels
-from fss_core.specs import MeasurementSpec
+from fss_core.scores import MEAN_FILTER
+from fss_core.specs import SYNAPTIC_FILTERS, MeasurementSpec
 from pages.common import agreement, choices, downloads, known
 from pages.common.choices import known_datasets, known_networks, measurement_of
 from pages.common.frame import plain
@@ -242,7 +243,7 @@ def _heatmap(found: Invariance, tables: Mapping[str, ScoreTable], there: Sequenc
     name = agreement.FILTERS[found.filter].lower()
     click = "Click a cell to read it below."
     if all(len(heading) == 1 for heading in figures.column_headings(grid)):
-        click = f"Columns: H high-pass, L low-pass, P pulse, M mean of the three. {click}"
+        click = f"{figures.headings_legend((*SYNAPTIC_FILTERS, MEAN_FILTER))} {click}"
     agreement.legend(found, click=click, by=f" (by {name})")
     downloads.figure_button(figure, "compare", "Scores side by side")
     _look_into(found, grid, there)

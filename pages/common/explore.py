@@ -229,7 +229,7 @@ def _score_map(picture: Picture, scores: PictureScores, chosen: Choices, rows: S
         f"hatched: leaning, the interval does not lie wholly on that side. · not measurable. Score beyond or within "
         f"±{chosen.score.tolerance:g}; {chosen.score.level:.0%} interval over images, this initialisation, "
         f"{'all together' if chosen.simultaneous else 'each by itself'}. {_preview_words(picture)}"
-        "Click a cell to look into it.</p>"
+        f"{figures.headings_legend(grid.filters)} Click a cell to look into it.</p>"
     )
     downloads.figure_button(figure, "scores", "Filtering scores")
 

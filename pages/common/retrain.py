@@ -19,7 +19,8 @@ from fss_core.retraining.pictures import RetrainPicture
 from fss_core.retraining.published import list_published
 from fss_core.retraining.reports import heading, notes, retraining_json, verdict_numbers, verdict_question
 from fss_core.store import Store
-from pages.common import downloads, retrain_choices
+from pages.common import downloads, known, retrain_choices
+from pages.common.choices import known_datasets
 from pages.common.frame import escaped, is_dark, plain, shown_errors
 from pages.common.progress import Verb, estimate_words
 from pages.common.retrain_table import comparison_table
@@ -86,7 +87,15 @@ def published_links(request: RetrainRequest) -> list[tuple[str, dict[str, str]]]
         for own in list_published()
         if (own.measurement.training.network, own.measurement.training.dataset) == (wanted.network, wanted.dataset)
     ]
-    return [(own.words(), retrain_choices.link_params(own)) for own in found]
+    titles = known_datasets()
+    return [
+        (
+            f"{known.words(own.spec.measurement, titles)} · {_epochs(own.spec.budget)} of retraining, "
+            f"{len(own.spec.rules)} rules",
+            retrain_choices.link_params(own),
+        )
+        for own in found
+    ]
 
 
 def _epochs(number: int) -> str:
