@@ -121,10 +121,9 @@ def column_headings(grid: AgreementGrid) -> list[str]:
 def _group_titles(grid: AgreementGrid) -> list[str]:
     if len(grid.groups) == 1:
         return [plain(shorten(grid.groups[0][0], 70))]
-    titles = [shorten(title, 24) for title, _ in grid.groups]
     if len(grid.columns) < _CROWDED:
-        return [plain(title) for title in titles]
-    return ["<br>".join(plain(line) for line in _lines(title)) for title in titles]
+        return [plain(shorten(title, 24)) for title, _ in grid.groups]
+    return ["<br>".join(plain(line) for line in _lines(shorten(title, 40))) for title, _ in grid.groups]
 
 
 def _lines(title: str) -> list[str]:

@@ -384,13 +384,14 @@ def _why_missing(spec: MeasurementSpec, known: Sequence[Known]) -> str:
     return "not measured" + (f" (epoch {', '.join(map(str, epochs))} is)" if epochs else "")
 
 
-def _title(comparison: ComparisonSpec, label: str, known: Iterable[Known]) -> str:
+def _title(comparison: ComparisonSpec, label: str, known: Sequence[Known]) -> str:
     if comparison.across == "epochs":
         return f"epoch {label}"
     if comparison.across == "networks":
         return NETWORKS.get(label, label)
-    titles = {own.spec.training.dataset: own.dataset_title for own in known}
-    return DATASETS.get(label) or titles.get(label, label)
+    # What is measured here comes first, and names it.
+    titles = {own.spec.training.dataset: own.dataset_title for own in reversed(known)}
+    return titles.get(label) or DATASETS.get(label, label)
 
 
 def find_pair(

@@ -40,6 +40,7 @@ h3 {font-size: 1rem !important; padding: 0 !important; font-weight: 650 !importa
 .fss-tile .name {font-size: 0.78rem; opacity: 0.75;}
 .fss-tile .value {font-size: 1.35rem; line-height: 1.5rem; font-weight: 600;}
 .fss-tile .note {font-size: 0.78rem; opacity: 0.8; line-height: 1.05rem;}
+.block-container [data-testid="stPageLink-NavLink"] :is(span, div, p) {white-space: normal; height: auto;}
 .fss-quiet {font-size: 0.86rem; opacity: 0.85;}
 .st-key-explore_columns > div, .st-key-epochs_below > div {flex-wrap: wrap;}
 .st-key-drilldown {position: sticky; top: 3.2rem;}

@@ -8,6 +8,7 @@ from typing import cast
 import streamlit as st
 
 from fss_core import figures, summaries
+from fss_core.data import DATASETS
 from fss_core.live import (
     AttackRequest,
     Filtered,
@@ -19,7 +20,7 @@ from fss_core.live import (
     live_here,
 )
 from fss_core.responses import Responses
-from fss_core.specs import CONTROL_FILTER, SYNAPTIC_FILTERS, Filter, ScoreSpec
+from fss_core.specs import CONTROL_FILTER, NETWORKS, SYNAPTIC_FILTERS, Filter, ScoreSpec
 from fss_core.store import Store
 from fss_core.stories import fields as said
 from fss_core.stories.needs import Ready, find_ready, network_request
@@ -54,11 +55,12 @@ def draw(store: Store, place: Place) -> dict[str, str] | None:
 
 def prepare(store: Store, place: Place) -> None:
     """Offer to make the network, and show how far that is."""
-    request = network_request(place.story)
+    request, story = network_request(place.story), place.story
+    network, dataset = NETWORKS.get(story.network, story.network), DATASETS.get(story.dataset, story.dataset)
     st.markdown(
-        f"This step asks a trained network, which is not on this machine yet: {plain(place.story.network)} on "
-        f"{plain(place.story.dataset)}, epoch {place.story.epoch}. It is made once, for all stories and views, from "
-        "data that come with the packages; no network connection is needed."
+        f"This step asks a trained network, which is not on this machine yet: {plain(network)} on {plain(dataset)}, "
+        f"epoch {story.epoch}. It is made once, for all stories and views, from data that come with the packages; no "
+        "network connection is needed."
     )
     run = progress.find_run(store, request)
     plan = progress.offer(store, request, run, st.container(), PREPARE)
