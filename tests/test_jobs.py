@@ -394,6 +394,20 @@ def test_what_is_left_follows_the_rate_that_was_had(store: Store) -> None:
     assert slow.share == pytest.approx(0.2, rel=0.01)
 
 
+def test_runs_that_take_turns_wait_for_each_other(store: Store) -> None:
+    board = Board(store)
+    short, long, interrupted = (
+        board.ask("measure", replace(REQUEST, whole=False, layers=(name,)).to_json()) for name in "abc"
+    )
+    with store.claim(short.lease), store.claim(long.lease):
+        for run, seconds, state in ((short, 10, "waiting"), (long, 40, "running"), (interrupted, 99, "waiting")):
+            board.begin(run.key)
+            put(board, run.key, ("layers:a", seconds, 0, state))
+        found = [progress_of(board, board.get(run.key), workers=1) for run in (short, long, interrupted)]
+    assert [own.seconds_left for own in found] == pytest.approx([20, 50, 99])
+    assert [own.stage for own in found] == ["waiting for its turn", "filtering layer by layer", "waiting for a worker"]
+
+
 def test_a_wide_task_is_not_divided_between_workers(store: Store) -> None:
     board = Board(store)
     run = board.ask("measure", REQUEST.to_json())

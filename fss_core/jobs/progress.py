@@ -31,7 +31,8 @@ class RunProgress:
         run: the run.
         is_live: whether somebody works on it now; an open run that is not waits for a runner.
         share: work done over work in all, weighted by what each task was expected to cost, from 0 to 1.
-        seconds_left: about how long it will take yet, at the rate it has had; ``None`` before anything is known.
+        seconds_left: about how long it will take yet, at the rate it has had, while it takes turns with the other runs
+            that are worked on; ``None`` before anything is known.
         stage: what is being done, in words.
         detail: more of it: the layer, the loss.
         num_done: tasks that are done.
@@ -58,8 +59,11 @@ def progress_of(board: Board, run: Run, *, workers: int | None = None) -> RunPro
     """
     tasks = board.tasks(run.key)
     is_live = board.is_live(run)
-    left = {wide: _work_left([task for task in tasks if task.wide == wide]) for wide in (True, False)}
+    left = _work_left_by_width(tasks)
     spent = sum(_taken(task) for task in tasks)
+    beside = [
+        board.tasks(own.key) for own in board.open_runs() if is_live and own.key != run.key and board.is_live(own)
+    ]
     current = [task for task in tasks if task.state == "running"]
     stage, detail = "", ""
     if run.state == "queued" or (run.state == "running" and not is_live):
@@ -68,12 +72,14 @@ def progress_of(board: Board, run: Run, *, workers: int | None = None) -> RunPro
         stage = "stopping"
     elif run.state == "running":
         stage = _STAGES.get(current[0].name.partition(":")[0], "") if current else "starting"
+        if not current and any(task.state == "running" for own in beside for task in own):
+            stage = "waiting for its turn"
         detail = ", ".join(dict.fromkeys(task.detail for task in current if task.detail))
     return RunProgress(
         run=run,
         is_live=is_live,
         share=1.0 if run.state == "done" else spent / (spent + sum(left.values())) if tasks else 0.0,
-        seconds_left=left[True] + left[False] / (workers or num_cores())
+        seconds_left=_seconds_left(left, [_work_left_by_width(own) for own in beside], workers or num_cores())
         if run.state in OPEN_STATES and tasks
         else None,
         stage=stage,
@@ -88,6 +94,17 @@ def _taken(task: TaskRow) -> float:
     if task.state == "waiting" or task.started is None:
         return 0.0
     return (task.finished or time.time()) - task.started
+
+
+def _work_left_by_width(tasks: list[TaskRow]) -> dict[bool, float]:
+    """Add up what is left: of what keeps all cores busy by itself (True), and of what workers share (False)."""
+    return {wide: _work_left([task for task in tasks if task.wide == wide]) for wide in (True, False)}
+
+
+def _seconds_left(left: dict[bool, float], beside: list[dict[bool, float]], workers: int) -> float:
+    """Say how long a run takes that takes turns with others: each has as many turns, until it is done."""
+    own, *others = (work[True] + work[False] / workers for work in (left, *beside))
+    return own + sum(min(own, other) for other in others)
 
 
 def _work_left(tasks: list[TaskRow]) -> float:
