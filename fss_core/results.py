@@ -17,9 +17,9 @@ from fss_core.jobs.retraining_plans import RetrainRequest
 from fss_core.retraining.lookup import spec_of_seed
 from fss_core.specs import (
     SYNAPTIC_FILTERS,
+    FssError,
     MeasurementSpec,
     StoreError,
-    UnknownNameError,
     cache_dir,
     choose,
     from_json,
@@ -156,13 +156,13 @@ def _keys_needed(store: Store, run: Run) -> list[str]:
     """List the keys of the results that a run measures, as far as they are known."""
     try:
         request = read_request(run)
-    except (UnknownNameError, ValueError):
-        return []  # of another version
-    needed = [request] if isinstance(request, MeasureRequest) else []
-    if isinstance(request, RetrainRequest):
-        specs = [spec_of_seed(store, request.spec, request.seeds, seed) for seed in request.seeds]
-        needed = [request.measurement(spec) for spec in specs if spec is not None]
-    return [key for own in needed for key in result_keys(store, own)]
+        needed = [request] if isinstance(request, MeasureRequest) else []
+        if isinstance(request, RetrainRequest):
+            specs = [spec_of_seed(store, request.spec, request.seeds, seed) for seed in request.seeds]
+            needed = [request.measurement(spec) for spec in specs if spec is not None]
+        return [key for own in needed for key in result_keys(store, own)]
+    except (FssError, ValueError):
+        return []  # of another version, or something on the way is broken: whoever shows that run says so
 
 
 def _recorded_keys(store: Store, request: MeasureRequest) -> list[str]:

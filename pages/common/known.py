@@ -75,12 +75,16 @@ def list_measured(store: Store, *, expanded: bool = True) -> None:
     except FssError as error:
         records = []
         st.warning(plain(str(error)))
+    unreadable = []
     for record in reversed(records):
         measurement: Any = record.spec.get("measurement")
         try:
             found.append(("measured here", from_json(MeasurementSpec, measurement)))
         except ValueError as error:
-            st.warning(plain(record.damage or str(error)))
+            unreadable.append(record.damage or str(error))
+    if unreadable:
+        more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
+        st.warning(plain(unreadable[0] + more))
     for collection in (imported(), published()):
         found += [
             (collection.origin, entry.manifest.measurement)
