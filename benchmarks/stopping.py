@@ -1,0 +1,123 @@
+"""What stopping early would save: ``python -m benchmarks.stopping``.
+
+Replays the published study: the images of a layer arrive in chunks, and each of its cells (a filter, clean or
+adversarial) is called fragile or antifragile as soon as a bet that may be looked at any number of times says so, at 5 %
+error a cell. A robust call needs every image. Prints, for each published epoch, how many of the cells that all images
+decide as fragile or antifragile are found in this way, how many calls differ, and which share of the images is used
+where a layer stops when all its cells have (as measuring it would), a filter when both of its cells have, or each cell
+by itself. Computes no network; takes a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from fss_core.findings.cells import PublishedCell, list_cells
+from fss_core.intervals import Bet
+from fss_core.reports import columns
+from fss_core.responses import LayerResponse, Responses
+from fss_core.scores import (
+    MEAN_FILTER,
+    Curve,
+    Kind,
+    layer_curves,
+    score_filters,
+    score_responses,
+    why_not_measurable,
+)
+from fss_core.specs import ScoreSpec
+
+CHUNK = 25
+"""Images that arrive together."""
+
+LEVEL = 0.9
+"""Of the two-sided bet, so that each side errs with probability 0.05 at most."""
+
+Place = tuple[str, Kind]
+Stop = tuple[int, str]
+"""After how many images, and as what; empty where every image was needed."""
+
+
+def main() -> None:
+    """Replay and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", default="laptop", help="which published study (default: laptop)")
+    parser.add_argument("--directory", type=Path, default=Path("cache/published"), help="where it lies")
+    options = parser.parse_args()
+    rows = [["cell", "epoch", "n", "decided", "found", "differ", "layer", "filter", "cell"]]
+    total, shares = np.zeros(3, dtype=int), []
+    for cell in list_cells(options.directory, options.study):
+        for epoch in cell.trained_epochs:
+            counts, used, num_images = replay(cell, epoch)
+            total += counts
+            shares.append(used)
+            rows.append([cell.name, str(epoch), str(num_images), *map(str, counts), *(f"{own:.0%}" for own in used)])
+    print("\n".join(columns(rows)))
+    by_layer, by_filter, by_cell = np.mean(shares, axis=0)
+    print(f"\nIn all {total[1]} of {total[0]} decided calls are found ({total[1] / total[0]:.0%}), {total[2]} differ.")
+    print(f"Images used: {by_layer:.1%} by layer, {by_filter:.1%} by filter, {by_cell:.1%} by cell (mean over epochs).")
+
+
+def replay(cell: PublishedCell, epoch: int) -> tuple[tuple[int, int, int], tuple[float, float, float], int]:
+    """Let the images of one epoch arrive in chunks.
+
+    Returns:
+        How many cells all images decide as fragile or antifragile, how many of these are found early, and how many
+        early calls differ from those of all images; the shares of images used by layer, by filter and by cell; n.
+    """
+    responses, spec = cell.measured(epoch).responses, ScoreSpec()
+    names = score_filters(responses)
+    full = {(row.layer, row.filter, row.kind): row for row in score_responses(responses).rows}
+    decided = found = differ = 0
+    shares: list[list[float]] = [[], [], []]
+    for layer in responses.layers:
+        stops = {
+            place: _stop(responses, layer, place, curve, spec.tolerance)
+            for place, curve in layer_curves(responses, layer, names, spec).items()
+        }
+        for (name, kind), (_, call) in stops.items():
+            own = full[layer.facts.name, name, kind]
+            is_decided = own.certainty == "decided" and own.call in ("fragile", "antifragile")
+            decided += is_decided
+            found += is_decided and call == own.call
+            differ += call not in ("", own.call)
+        for place, share in zip(shares, _shares(stops, responses.num_images), strict=True):
+            place.append(share)
+    by_layer, by_filter, by_cell = (float(np.mean(own)) for own in shares)
+    return (decided, found, differ), (by_layer, by_filter, by_cell), responses.num_images
+
+
+def _stop(responses: Responses, layer: LayerResponse, place: Place, curve: Curve, tolerance: float) -> Stop:
+    """Say when a cell is called, and as what; a cell that has no score asks for no image."""
+    if why_not_measurable(responses, layer, *place):
+        return 0, ""
+    for number in itertools.chain(range(CHUNK, responses.num_images, CHUNK), [responses.num_images]):
+        bet = Bet(curve.estimand, curve.q[:number], curve.z[:number], LEVEL)
+        if bet.excludes_as_too_high(-tolerance):
+            return number, "fragile"
+        if bet.excludes_as_too_low(tolerance):
+            return number, "antifragile"
+    return responses.num_images, ""
+
+
+def _shares(stops: dict[Place, Stop], num_images: int) -> tuple[float, float, float]:
+    """Say which share of a layer's images is used where it stops as a whole, by filter, and by cell."""
+    measured = {place: number for place, (number, _) in stops.items() if place[0] != MEAN_FILTER}
+
+    def last(belongs: Callable[[Place], object]) -> float:
+        groups: dict[object, int] = {}
+        for place, number in measured.items():
+            groups[belongs(place)] = max(groups.get(belongs(place), 0), number)
+        return sum(groups.values()) / len(groups) / num_images
+
+    whole = max(number for number, _ in stops.values()) / num_images
+    return whole, last(lambda place: place[0]), last(lambda place: place)
+
+
+if __name__ == "__main__":
+    main()
