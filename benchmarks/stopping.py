@@ -1,11 +1,11 @@
 """What stopping early would save: ``python -m benchmarks.stopping``.
 
 Replays the published study: the images of a layer arrive in chunks, and each of its cells (a filter, clean or
-adversarial) is called fragile or antifragile as soon as a bet that may be looked at any number of times says so, at 5 %
-error a cell. A robust call needs every image. Prints, for each published epoch, how many of the cells that all images
-decide as fragile or antifragile are found in this way, how many calls differ, and which share of the images is used
-where a layer stops when all its cells have (as measuring it would), a filter when both of its cells have, or each cell
-by itself. Computes no network; takes a minute.
+adversarial) is called fragile or antifragile as soon as a bet that may be looked at any number of times says so, with
+5 % error for either. A robust call needs every image. Prints, for each published epoch, how many of the cells that all
+images decide as fragile or antifragile are found in this way, how many calls differ, and which share of the images is
+used where a layer stops when all its cells have (as measuring it would), a filter when both of its cells have, or each
+cell by itself. Computes no network; takes a minute.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ def main() -> None:
     options = parser.parse_args()
     rows = [["cell", "epoch", "n", "decided", "found", "differ", "layer", "filter", "cell"]]
     total, shares = np.zeros(3, dtype=int), []
-    for cell in list_cells(options.directory, options.study):
+    cells = list_cells(options.directory, options.study)
+    if not cells:
+        parser.error(f"no cell of a study {options.study!r} is published in {options.directory}")
+    for cell in cells:
         for epoch in cell.trained_epochs:
             counts, used, num_images = replay(cell, epoch)
             total += counts

@@ -260,7 +260,7 @@ class Measurement:
         """What the catalogue says: the most that was ever asked for under this key."""
         spec = asdict(self.spec) | {"training": asdict(self.checkpoint.spec)}
         for record in self.flow.store.list_records():
-            if record.key == self.archive.key and not record.damage:
+            if record.key == self.archive.key and "measurement" in record.spec:
                 before = cast(dict[str, Any], record.spec["measurement"])
                 spec["num_images"] = max(spec["num_images"], before["num_images"])
                 filters = dict.fromkeys((*before["response"]["filters"], *spec["response"]["filters"]))

@@ -231,6 +231,9 @@ def test_a_damaged_record_is_named_and_refresh_lists_the_measurement_again(cache
     assert fss(*SCORE).code == 0  # the results are there
     assert fss(*SCORE, "--refresh").code == 0
     assert (fss("show").err, len(fss("show").out.splitlines())) == ("", 2)
+    with Store() as store:
+        store.record("0123456789", {"of": "another version"})
+    assert fss("show").err == "fss: the record 01234567 is of another version\n"
 
 
 def test_nothing_measured_yet(empty_cache: Path, fss: Fss) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import bars
@@ -915,6 +915,30 @@ def test_a_killed_worker_and_a_killed_runner_cost_nothing_that_was_finished(
     runner_process()
     assert wait_for(lambda: state_of(store) in ("done", "failed") and state_of(store)) == "done"
     assert_measured(store)
+
+
+class Warming:
+    """A warm-up that is over, or not."""
+
+    def __init__(self, is_over: bool) -> None:
+        self.is_over = is_over
+
+    def done(self) -> bool:
+        return self.is_over
+
+
+def test_workers_are_ready_when_they_are_there_warm_and_not_just_killed() -> None:
+    class Cluster:
+        class scheduler:
+            workers: ClassVar = {"cold": 1, "warm": 1, "in place of another": 1, "killed": 1}
+
+    pool = object.__new__(Pool)
+    pool._cluster = Cluster()
+    pool._warming = {"cold": Warming(False), "warm": Warming(True), "gone": Warming(False)}  # type: ignore[dict-item]
+    pool._killed = {"killed"}
+    assert pool.num_ready() == 2
+    pool._cluster, pool.machine = None, Machine(cores=4, workers=3)
+    assert pool.num_ready() == 3
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from fss_core.jobs import here, service
 from fss_core.jobs.board import Board, Task
 from fss_core.jobs.kinds import KINDS, plan_request, read_request, words
 from fss_core.jobs.rates import Machine
+from fss_core.jobs.retraining import RetrainWork
 from fss_core.jobs.retraining_plans import RetrainRequest, retrain_task_name
 from fss_core.retraining import JUDGED, Retraining, RetrainingSpec, compare, retrain, verdict
 from fss_core.retraining.lookup import find_retrained_seeds, of_seed, setting_of
@@ -48,7 +49,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 RETRAIN: list[object] = [
     *("retrain", "--network", lanes.NETWORK, "--dataset", lanes.DATASET, "--epoch", lanes.EPOCH, "--budget", 2),
     *("--rules", ",".join(RULES), "--factory", lanes.FACTORY, "--images", 120, "--thresholds", 5),
-    *("--epsilon", 0.04, "--tolerance", 0.2, "--filter", "pulse", "--workers", 0),
+    *("--epsilon", 0.04, "--tolerance", 0.2, "--filter", "pulse"),
 ]
 
 
@@ -265,7 +266,7 @@ def test_a_plan_has_one_task_per_selection_and_shrinks(store: Store) -> None:
     request = replace(REQUEST, spec=spec)
     retrain(replace(spec, rules=("all",), budget=1), store=store, factory=lanes.make_network)
     tasks = plan_request(store, request, MACHINE).tasks
-    assert all(task.ready and not task.wide and task.stage == "retrain" for task in tasks)
+    assert all(task.ready and task.wide and task.stage == "retrain" for task in tasks)
     rules = [task.name.partition("/")[2].rpartition("-")[0] for task in tasks]
     assert rules[:3] == ["robust_antifragile", "all", "fragile"]
     assert set(rules[3:]) <= {"random"}
@@ -378,6 +379,21 @@ def test_a_piece_that_another_process_holds_is_left_to_it(store: Store) -> None:
     assert name in [task.name for task in plan_request(store, REQUEST, MACHINE).tasks]
     own.retrain(selection, rules, wait=False)
     assert name not in [task.name for task in plan_request(store, REQUEST, MACHINE).tasks]
+
+
+def test_a_task_is_known_by_what_it_trains_not_by_the_rule_in_its_name(store: Store) -> None:
+    work = RetrainWork(lambda _: Flow(store, factory=lanes.make_network))
+    Flow(store, factory=lanes.make_network).measure(SPEC.measurement)
+
+    def left() -> list[Task]:
+        return [task for task in plan_request(store, REQUEST, MACHINE).tasks if task.stage == "retrain"]
+
+    [task, *others] = left()
+    stage, _, digest = task.name.rpartition("-")
+    assert work.do(REQUEST, replace(task, name=f"{stage.partition('/')[0]}/most_critical-{digest}"), wait=True)[0] > 0
+    assert left() == others
+    assert work.do(REQUEST, replace(task, name="retrain:0/all-00000000"), wait=True)[0] == 0
+    assert left() == others
 
 
 def test_an_overlap_fails_the_run_before_anything_is_trained(store: Store, tmp_path: Path) -> None:

@@ -680,10 +680,11 @@ def test_records(store: Store) -> None:
     assert [record.key for record in store.list_records()] == ["two"]
 
 
-def test_a_damaged_record_is_listed_as_such_beside_the_others(store: Store) -> None:
+@pytest.mark.parametrize("spec", ["'{'", "'7'", "x'ff'", "CAST(x'7bff7d' AS TEXT)"])
+def test_a_damaged_record_is_listed_as_such_beside_the_others(store: Store, spec: str) -> None:
     store.record("one", {"n": 1})
     store.record("two", {"n": 2})
-    execute(store.directory / "index.sqlite", "UPDATE records SET spec = '{' WHERE key = 'one'")
+    execute(store.directory / "index.sqlite", f"UPDATE records SET spec = {spec} WHERE key = 'one'")
     one, two = store.list_records()
     assert (one.spec, two.spec, two.damage) == ({}, {"n": 2}, "")
     assert one.damage.startswith("the record of one is damaged")

@@ -175,8 +175,8 @@ def _show_all(options: argparse.Namespace) -> int:
         return 0
     rows = [["network", "data set", "epoch", "init.", "images", "thresholds", "scope", "attack", "ε·255", "key"]]
     for record in records:
-        if record.damage:
-            print(f"fss: {record.damage}", file=sys.stderr)
+        if not {"measurement", "attack", "dataset_title"} <= record.spec.keys():
+            print(f"fss: {record.damage or f'the record {record.key[:8]} is of another version'}", file=sys.stderr)
             continue
         spec: Any = record.spec["measurement"]
         attack: Any = record.spec["attack"]

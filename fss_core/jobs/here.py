@@ -64,7 +64,8 @@ def carry_out(
             try:
                 finished: set[str] = set()
                 while tasks := plan_request(store, request, machine).tasks:
-                    board.put_tasks(run.key, tasks)
+                    # One after the other with all cores, so that nothing of what is left is divided between workers.
+                    board.put_tasks(run.key, [replace(task, wide=True) for task in tasks])
                     ready = [task for task in tasks if task.ready]
                     if finished.intersection(task.name for task in ready):
                         raise StoreError(

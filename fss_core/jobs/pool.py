@@ -62,6 +62,7 @@ class Pool:
         logging.getLogger("distributed").setLevel(logging.ERROR)
         self._cluster: Any = None
         self._warming: dict[str, Future] = {}
+        self._killed: set[str] = set()
         address = os.environ.get(SCHEDULER_VARIABLE)
         if address:
             try:
@@ -105,14 +106,15 @@ class Pool:
         return self._cluster is not None
 
     def num_ready(self) -> int:
-        """Count the workers that can begin at once.
+        """Count the workers, idle or busy, that are there and warm; of a user's cluster, those at the start.
 
         While one warms up, or while another takes the place of one that died, Dask puts an order behind another's on a
-        worker that is there, and leaves it there when the other worker comes.
+        worker that is there, and leaves it there when the other worker comes: no more orders than this must be under
+        way.
         """
         if self._cluster is None:
             return self.machine.workers
-        present: list[str] = list(self._cluster.scheduler.workers)
+        present = set(self._cluster.scheduler.workers) - self._killed
         return sum(address not in self._warming or self._warming[address].done() for address in present)
 
     def submit(self, order: Order) -> Future:
@@ -132,6 +134,7 @@ class Pool:
             return
         for nanny in self._cluster.workers.values():
             if nanny.worker_address in addresses and nanny.pid:
+                self._killed.add(nanny.worker_address)
                 with suppress(ProcessLookupError):
                     os.kill(nanny.pid, signal.SIGKILL)
 

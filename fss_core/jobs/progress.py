@@ -62,7 +62,9 @@ def progress_of(board: Board, run: Run, *, workers: int | None = None) -> RunPro
     left = _work_left_by_width(tasks)
     spent = sum(_taken(task) for task in tasks)
     beside = [
-        board.tasks(own.key) for own in board.open_runs() if is_live and own.key != run.key and board.is_live(own)
+        board.tasks(own.key)
+        for own in board.open_runs()
+        if is_live and own.key != run.key and own.state == "running" and board.is_live(own)
     ]
     current = [task for task in tasks if task.state == "running"]
     stage, detail = "", ""

@@ -12,7 +12,7 @@ from fss_core.flow import find_measured
 from fss_core.jobs.board import Task
 from fss_core.jobs.kinds import MakeFlow
 from fss_core.jobs.measuring import MeasureWork, placed
-from fss_core.jobs.retraining_plans import RetrainRequest, retrain_task_name
+from fss_core.jobs.retraining_plans import RetrainRequest, is_retrained_by
 from fss_core.retraining.lookup import spec_of_seed
 from fss_core.retraining.running import refuse_overlap
 from fss_core.retraining.spec import RetrainingSpec
@@ -65,9 +65,11 @@ class RetrainWork:
         elif stage == "judge":
             work.judge_before(wait=wait)
         else:
-            for selection, rules in work.selections().items():
-                if task.name == retrain_task_name(seed, selection, rules):
-                    work.retrain(selection, rules, wait=wait)
+            chosen = [own for own in work.selections().items() if is_retrained_by(task, own[0])]
+            if not chosen:
+                return 0.0, time.perf_counter() - started  # what the rules choose has changed: it is planned anew
+            [(selection, rules)] = chosen
+            work.retrain(selection, rules, wait=wait)
         return task.units, time.perf_counter() - started
 
     def _make_work(self, spec: RetrainingSpec, factory: str | None, weights: str | None) -> Work:

@@ -261,7 +261,8 @@ class Store:
         """
         with self.index.connect() as connection:
             rows = connection.execute(
-                "SELECT key, spec, created, updated FROM records ORDER BY created, key"
+                # As bytes: one text that is none would keep SQLite from giving any.
+                "SELECT key, CAST(spec AS BLOB), created, updated FROM records ORDER BY created, key"
             ).fetchall()
         return [_record(*row) for row in rows]
 
@@ -316,7 +317,7 @@ def _check_key(key: str) -> None:
         raise ValueError(f"key must be printable text, got {key!r}")
 
 
-def _record(key: str, spec: str, created: float, updated: float) -> Record:
+def _record(key: str, spec: bytes, created: float, updated: float) -> Record:
     damage = ""
     try:
         own = dict(json.loads(spec))
