@@ -237,9 +237,9 @@ class _Planner:
         return self._task(f"criticality:{seed}", float(self.request.spec.measurement.num_images * passes), ready=ready)
 
     def _task(self, name: str, units: float, *, ready: bool = True) -> Task:
-        # On the CPU each keeps all cores busy, so that every rule is trained by the same number of threads, whoever does
-        # it. Side by side with a thread each, two rules of ShuffleNet took 0.63 of the time on two cores; but a rule
-        # that another process goes on with would end as another network.
+        # On the CPU each keeps all cores busy, so that every rule is trained by the same number of threads, whoever
+        # does it. Side by side with a thread each, two rules of ShuffleNet took 0.63 of the time on two cores; but a
+        # rule that another process goes on with would end as another network.
         wide = self.request.spec.measurement.device_type == "cpu"
         rate = self._rate(self.machine.cores if wide else self.machine.threads)
         return Task(name=name, units=units, rate=rate.key, seconds=units * rate.seconds, wide=wide, ready=ready)
