@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -239,6 +240,18 @@ def test_a_damaged_record_is_named_and_refresh_lists_the_measurement_again(cache
 def test_nothing_measured_yet(empty_cache: Path, fss: Fss) -> None:
     assert fss("show").out.startswith("Nothing is measured yet. Try: fss score --network")
     assert fss("show", "--json").json == []
+
+
+def test_what_is_published_can_be_shown_by_the_command_that_is_named(empty_cache: Path, fss: Fss) -> None:
+    name = "laptop/squeezenet1_1-mnist"
+    shutil.copytree(pictures.ROOT / "cache" / "published" / name, empty_cache / "published" / name)
+    said, published = fss("show").out.splitlines()
+    assert said.startswith("Nothing is measured yet")
+    number, command = re.fullmatch(r"(\d+) measurements are published .*: fss (show .*)", published).groups()  # type: ignore[union-attr]
+    assert int(number) >= 4
+    done = fss(*command.split())
+    assert done.code == 0, done.err
+    assert "SqueezeNet-v1.1 on MNIST" in done.out
 
 
 def test_show_of_something_never_measured(cache: Path, fss: Fss) -> None:

@@ -162,6 +162,8 @@ def _elsewhere(options: argparse.Namespace) -> Measured | None:
 
 
 def _show_all(options: argparse.Namespace) -> int:
+    from fss_core.imports import Entry, published
+    from fss_core.invariance.lookup import score_command
     from fss_core.reports import columns
     from fss_core.store import Store
 
@@ -172,6 +174,10 @@ def _show_all(options: argparse.Namespace) -> int:
         return 0
     if not records:
         print("Nothing is measured yet. Try: fss score --network shufflenet_v2_x1_0 --dataset mnist5k --epoch 3")
+        if entries := [own for own in published().entries() if isinstance(own, Entry)]:
+            last = max((own.manifest.measurement for own in entries), key=lambda spec: spec.epoch)
+            example = score_command(last).replace("score", "show", 1)
+            print(f"{len(entries)} measurements are published with this version, for example: {example}")
         return 0
     rows = [["network", "data set", "epoch", "init.", "images", "thresholds", "scope", "attack", "ε·255", "key"]]
     for record in records:
