@@ -57,7 +57,7 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def _weights_held(model: nn.Module) -> Iterator[None]:
-    """Let no parameter need a gradient for a block: that of the pixels, which attacks ask for, costs 1/8 less alone."""
+    """Let no parameter need a gradient for a block: that of the pixels alone costs 1/8 less (ShuffleNet, 2 threads)."""
     held = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in held:
         parameter.requires_grad_(False)

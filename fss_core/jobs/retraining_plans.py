@@ -239,7 +239,7 @@ class _Planner:
     def _task(self, name: str, units: float, *, ready: bool = True) -> Task:
         # On the CPU each keeps all cores busy, so that every rule is trained by the same number of threads, whoever
         # does it. Side by side with a thread each, two rules of ShuffleNet took 0.63 of the time on two cores; but a
-        # rule that another process goes on with would end as another network.
+        # rule that another process goes on with, by other threads, may end as another network.
         wide = self.request.spec.measurement.device_type == "cpu"
         rate = self._rate(self.machine.cores if wide else self.machine.threads)
         return Task(name=name, units=units, rate=rate.key, seconds=units * rate.seconds, wide=wide, ready=ready)
