@@ -30,8 +30,9 @@ class Quantity:
     """A number as a finding quotes it.
 
     Attributes:
-        text: with its interval, if it has one.
+        text: with its interval, if it has one; where there is no number, what a row of a table says in its place.
         parts: its parts by name, each as it is written: ``value``, ``low``, ``high``, ``n``, and others.
+        missing: why there is no number; empty if there is one. A sentence cannot quote what is missing.
         page: the page of the dashboard that shows it.
         spec: the measurement that the page is to show; ``None`` if it has no such thing.
         params: more of the page's parameters.
@@ -42,6 +43,7 @@ class Quantity:
     page: str
     spec: MeasurementSpec | None = None
     params: dict[str, str] = field(default_factory=dict)
+    missing: str = ""
 
 
 # Words ----------------------------------------------------------------------------------------------------
@@ -78,17 +80,14 @@ def score(
     scores = _scores(own, measured.responses)
     choose(layer, dict.fromkeys(row.layer for row in scores.rows), what=f"layer in {cell}")
     row = next(row for row in scores.rows if (row.layer, row.filter, row.kind) == (layer, filter, kind))
-    if row.score is None:
-        raise StoreError(f"the {kind} score of {layer} in {cell} cannot be quoted: {row.reason}")
-    text, parts = _interval(row.score, row.low, row.high, digits, sign=True)
-    parts |= {
-        "n": str(row.num_images),
-        "call": str(row.call),
-        "certainty": row.certainty,
-        "p0": number(row.p0, 3),
-    }
     params = {"layer": layer, "kind": kind, "filter": filter}
-    return Quantity(text=text, parts=parts, page="/", spec=measured.spec, params=params)
+    page: dict[str, Any] = {"page": "/", "spec": measured.spec, "params": params}
+    parts = {"n": str(row.num_images), "p0": number(row.p0, 3)}
+    if row.score is None:
+        return Quantity(text="not measurable", parts=parts, missing=row.reason, **page)
+    text, interval = _interval(row.score, row.low, row.high, digits, sign=True)
+    parts |= interval | {"call": str(row.call), "certainty": row.certainty}
+    return Quantity(text=text, parts=parts, **page)
 
 
 def count(
@@ -104,7 +103,10 @@ def count(
     filter: str = MEAN_FILTER,
     kind: Kind = "adversarial",
 ) -> Quantity:
-    """Quote how many layers have a call, decided or leaning; parts of (the layers with a call), layers (all), n."""
+    """Quote how many layers have a call, decided or leaning; parts of (the layers with a call), layers (all), n.
+
+    Where no layer has a score, there is no number.
+    """
     own = find_cell(directory, study, cell)
     choose(call, ("fragile", "robust", "antifragile"), what="call")
     choose(certainty, ("any", "decided", "leaning"), what="certainty")
@@ -119,12 +121,15 @@ def count(
     ]
     found = [row for row in rows if row.call == call and certainty in ("any", row.certainty)]
     parts = {
-        "value": str(len(found)),
         "of": str(sum(row.call is not None for row in rows)),
         "layers": str(len(rows)),
         "n": str(measured.responses.num_images),
     }
-    return Quantity(text=parts["value"], parts=parts, page="/", spec=measured.spec, params={"kind": kind})
+    page: dict[str, Any] = {"page": "/", "spec": measured.spec, "params": {"kind": kind}}
+    if all(row.call is None for row in rows):
+        return Quantity(text="not measurable", parts=parts, missing=rows[0].reason if rows else "no such layer", **page)
+    number_found = str(len(found))
+    return Quantity(text=number_found, parts=parts | {"value": number_found}, **page)
 
 
 def accuracy(
@@ -170,24 +175,26 @@ def epsilon(directory: Path, *, cell: str, study: str = "laptop") -> Quantity:
 
 
 def tau(directory: Path, *, across: Across, digits: int = 2, **which: Any) -> Quantity:
-    """Quote Kendall's τ between the first two columns: value [low, high]; parts rows, n, epoch, and those of the null.
+    """Quote Kendall's τ between the first two columns: value [low, high]; parts rows, n, epoch, ceiling, null and p.
 
-    The epoch is that of the last column. ``which`` says which columns, as for :func:`calls`.
+    The null is written with its interval. The epoch is that of the last column. ``which`` says which columns, as for
+    :func:`calls`.
     """
     found, spec = _invariance(directory, across, **which)
     if not found.rankings:
         raise StoreError("τ needs two columns: name two epochs, or two cells")
     pair = found.rankings[0]
-    text, parts = _statistic(pair.tau, digits)
     ceilings = [own.ceiling.value for own in found.table.columns]
-    parts |= {"rows": str(pair.num_rows), "n": str(found.table.columns[0].num_images), "epoch": str(spec.epoch)}
+    parts = {"rows": str(pair.num_rows), "epoch": str(spec.epoch)}
     if all(own is not None for own in ceilings[:2]):
         parts["ceiling"] = number(min(own for own in ceilings[:2] if own is not None), digits)
-    return Quantity(text=text, parts=parts, page=_page(across), spec=spec, params=_compared(found))
+    return _agreement(pair.tau, parts, found, spec, digits)
 
 
 def calls(directory: Path, *, across: Across, statistic: str = "share", digits: int = 2, **which: Any) -> Quantity:
-    """Quote how far calls agree over all columns: value [low, high]; parts rows, columns, n, and those of the null.
+    """Quote how far calls agree over all columns where anything is measurable: value [low, high]; parts and null.
+
+    Its parts: rows, columns (how many), labels (which), n, null (with its interval) and p.
 
     Args:
         directory: of published studies.
@@ -199,19 +206,17 @@ def calls(directory: Path, *, across: Across, statistic: str = "share", digits: 
     """
     found, spec = _invariance(directory, across, **which)
     own: Statistic = getattr(found.calls, choose(statistic, ("share", "kappa", "ac1"), what="agreement of calls"))
-    text, parts = _statistic(own, digits)
-    parts |= {
-        "rows": str(found.calls.num_rows),
-        "columns": str(len(found.calls.columns)),
-        "n": str(found.table.columns[0].num_images),
-    }
-    return Quantity(text=text, parts=parts, page=_page(across), spec=spec, params=_compared(found))
+    labels = found.calls.columns
+    parts = {"rows": str(found.calls.num_rows), "columns": str(len(labels)), "labels": ", ".join(labels)}
+    return _agreement(own, parts, found, spec, digits)
 
 
 def layers(
     directory: Path, *, across: Across, group: str = "decided", call: str = "", most: int = 8, **which: Any
 ) -> Quantity:
     """Quote by name the rows whose calls agree or not; parts value (how many), of (all rows), n.
+
+    Where fewer than two columns have any call, there is no number.
 
     Args:
         directory: of published studies.
@@ -222,9 +227,13 @@ def layers(
         most: names that are written out.
         which: as for :func:`calls`.
     """
-    found, spec = _invariance(directory, across, **which)
-    groups = group_rows(found)
     choose(group, [*GROUP_WORDS, "agree"], what="group")
+    found, spec = _invariance(directory, across, **which)
+    parts = {"of": str(len(found.table.rows)), "n": str(found.table.columns[0].num_images)}
+    page: dict[str, Any] = {"page": _page(across), "spec": spec, "params": _compared(found)}
+    if len(found.calls.columns) < 2:
+        return Quantity(text=found.calls.share.state, parts=parts, missing=found.calls.share.reason, **page)
+    groups = group_rows(found)
     chosen = {own for name in (("decided", "same") if group == "agree" else (group,)) for own in getattr(groups, name)}
     rows = tuple(own.name for own in found.table.rows if own.name in chosen)
     if call:
@@ -233,12 +242,7 @@ def layers(
     names = ", ".join(f"`{row}`" for row in rows[:most]) or "none"
     if len(rows) > most:
         names += f" and {len(rows) - most} more"
-    parts = {
-        "value": str(len(rows)),
-        "of": str(len(found.table.rows)),
-        "n": str(found.table.columns[0].num_images),
-    }
-    return Quantity(text=names, parts=parts, page=_page(across), spec=spec, params=_compared(found))
+    return Quantity(text=names, parts=parts | {"value": str(len(rows))}, **page)
 
 
 def retraining(
@@ -275,16 +279,14 @@ def retraining(
     page: dict[str, Any] = {"page": "retrain", "spec": comparison.spec.measurement, "params": budget}
     if row is None or other is None:
         raise StoreError(f"{rule} against {against} in {cell} cannot be quoted: it was not run")
+    parts = {"n": str(comparison.num_images), **budget, "outcome": lines[against]}
     if judged not in difference:
-        return Quantity(text="not tested", parts={"n": str(comparison.num_images), "outcome": lines[against]}, **page)
+        return Quantity(text="not tested", parts=parts, missing=f"{rule} chooses no layer there", **page)
     found: Estimate = difference[judged]
-    text, parts = _interval(found.value, found.low, found.high, digits, sign=True)
-    parts |= {
-        "n": str(comparison.num_images),
-        **budget,
+    text, interval = _interval(found.value, found.low, found.high, digits, sign=True)
+    parts |= interval | {
         "before": number(other.accuracy[judged].value, digits),
         "after": number(row.accuracy[judged].value, digits),
-        "outcome": lines[against],
     }
     return Quantity(text=text, parts=parts, **page)
 
@@ -421,18 +423,21 @@ def _invariance(
     return result, spec
 
 
-def _statistic(own: Statistic, digits: int) -> tuple[str, dict[str, str]]:
+def _agreement(
+    own: Statistic, parts: dict[str, str], found: Invariance, spec: MeasurementSpec, digits: int
+) -> Quantity:
+    parts = parts | {"n": str(found.table.columns[0].num_images)}
+    page: dict[str, Any] = {"page": _page(found.across), "spec": spec, "params": _compared(found)}
     if own.value is None:
-        raise StoreError(f"an agreement cannot be quoted: {own.state}: {own.reason}")
-    text, parts = _interval(own.value, own.low, own.high, digits)
+        return Quantity(text=own.state, parts=parts, missing=own.reason, **page)
+    text, interval = _interval(own.value, own.low, own.high, digits)
+    parts |= interval
     if own.null is not None:
-        parts |= {
-            "null": number(own.null.mean, digits),
-            "null_low": number(own.null.low, digits),
-            "null_high": number(own.null.high, digits),
-            "p": number(own.null.share_as_high, 3),
-        }
-    return text, parts
+        null, _ = _interval(own.null.mean, own.null.low, own.null.high, digits)
+        parts |= {"null": null, "p": number(own.null.share_as_high, 3)}
+    else:
+        parts["null"] = "none"
+    return Quantity(text=text, parts=parts, **page)
 
 
 def _page(across: Across) -> str:

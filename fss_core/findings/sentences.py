@@ -154,8 +154,10 @@ def compute(finding: Finding, directory: Path) -> dict[str, Quantity]:
 def sentence(finding: Finding, directory: Path) -> str:
     """Put the numbers of a finding into its text, and the address of the view that shows them after it.
 
+    Where there is no number, a row of a table says so, and has a dash for its parts.
+
     Raises:
-        StoreError: a number cannot be computed, or a field has no number.
+        StoreError: a number cannot be computed, a sentence quotes one that is not there, or a field has no number.
     """
     quantities = compute(finding, directory)
 
@@ -163,7 +165,13 @@ def sentence(finding: Finding, directory: Path) -> str:
         name, part = match[1], match[2]
         try:
             own = quantities[choose(name, quantities, what=f"number in the finding {finding.id}")]
-            return own.text if part is None else own.parts[choose(part, own.parts, what=f"part of {name}")]
+            if own.missing and not finding.columns:
+                raise StoreError(f"finding {finding.id}, {{{name}}}: {own.text}: {own.missing}")
+            if part is None:
+                return own.text
+            if own.missing and part not in own.parts:
+                return "–"
+            return own.parts[choose(part, own.parts, what=f"part of {name}")]
         except UnknownNameError as error:
             raise StoreError(f"finding {finding.id}: {error}") from error
 
