@@ -37,10 +37,13 @@ class Attacked:
         pixels: float32 (N, C, H, W) on [0, 1].
         zero_gradient: bool (N,), True where the loss has no gradient at the first step: there a gradient attack does
             nothing. All False for attacks that use no gradient.
+        classes: int64 (N,), predicted for the images themselves, where the attack's first look was at them, as FGSM's
+            is; ``None`` otherwise.
     """
 
     pixels: Tensor
     zero_gradient: Tensor
+    classes: Tensor | None = None
 
 
 @contextmanager
@@ -138,13 +141,18 @@ class _StartPerImage(TorchFunctionMode):
 
 
 class _Watched(nn.Module):
-    """A model that notes, at its first differentiable call, which images have no gradient, and tells of every call."""
+    """A model that tells of every call, and notes at its first differentiable one which images have no gradient.
 
-    def __init__(self, model: nn.Module, num_images: int, on_pass: Callable[[], None]) -> None:
+    It also notes what was predicted there, if what it was shown are the images themselves.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor, on_pass: Callable[[], None]) -> None:
         super().__init__()
         self.model = model
+        self._images = images
         self._on_pass = on_pass
-        self.zero_gradient = torch.zeros(num_images, dtype=torch.bool)
+        self.zero_gradient = torch.zeros(len(images), dtype=torch.bool)
+        self.classes: Tensor | None = None
         self._waiting = True
 
     def _note(self, gradient: Tensor) -> None:
@@ -153,10 +161,13 @@ class _Watched(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         self._on_pass()
+        logits: Tensor = self.model(pixels)
         if self._waiting and pixels.requires_grad:
             self._waiting = False
             pixels.register_hook(self._note)  # type: ignore[no-untyped-call]
-        return self.model(pixels)  # type: ignore[no-any-return]
+            if torch.equal(pixels, self._images):
+                self.classes = logits.detach().argmax(1)
+        return logits
 
 
 def _make_attack(watched: _Watched, spec: AttackSpec, num_classes: int) -> torchattacks.attack.Attack:
@@ -183,6 +194,7 @@ def run_attack(
     labels: Tensor,
     spec: AttackSpec,
     *,
+    num_classes: int | None = None,
     on_pass: Callable[[], None] = lambda: None,
 ) -> Attacked:
     """Attack a model and report where it had no gradient.
@@ -192,6 +204,7 @@ def run_attack(
         pixels: float32 (N, C, H, W) on [0, 1], on the model's device.
         labels: int64 (N,), the true classes.
         spec: which attack.
+        num_classes: how many logits the model has; by default one image is run to find out.
         on_pass: called before the network sees a batch; what it raises ends the attack.
 
     Returns:
@@ -206,19 +219,26 @@ def run_attack(
     """
     check_images(pixels, labels)
     labels = labels.long()
-    parts, gradients = [], []
+    parts, gradients, classes = [], [], []
     with evaluating(model), _weights_held(model), full_precision(), seeded(spec.seed):
-        with torch.no_grad():
-            num_classes = model(pixels[:1]).shape[-1]
+        if num_classes is None:
+            with torch.no_grad():
+                num_classes = int(model(pixels[:1]).shape[-1])
         check_labels(labels, num_classes)
         for start in range(0, len(pixels), IMAGES_PER_PASS):
             part = pixels[start : start + IMAGES_PER_PASS]
-            watched = _Watched(model, len(part), on_pass).eval()
+            watched = _Watched(model, part, on_pass).eval()
             attack_now = _make_attack(watched, spec, num_classes)
             with torch.enable_grad(), _StartPerImage(part, spec.seed):
                 parts.append(attack_now(part, labels[start : start + IMAGES_PER_PASS]).detach())
             gradients.append(watched.zero_gradient)
-    return Attacked(pixels=torch.cat(parts), zero_gradient=torch.cat(gradients))
+            classes.append(watched.classes)
+    seen = [own for own in classes if own is not None]
+    return Attacked(
+        pixels=torch.cat(parts),
+        zero_gradient=torch.cat(gradients),
+        classes=torch.cat(seen) if len(seen) == len(classes) else None,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

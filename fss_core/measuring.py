@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fss_core.attacks import check_images, check_labels, run_attack
-from fss_core.engines import ReferenceEngine, make_engine
+from fss_core.engines import Prepared, ReferenceEngine, make_engine
 from fss_core.filters import UNFILTERED, LayerFilters, Signature
 from fss_core.models import describe_layers, full_precision, select_layers
 from fss_core.responses import Classes, LayerFacts, LayerResponse, Predictions, Responses
@@ -214,12 +214,11 @@ class Measurer:
                     signature = group.signature(row, k)
                     if signature not in known:
                         weights = group.weights(row, k)
-                        predicted = prepared.predict(weights)
                         if frozen:
-                            known[signature] = self._predictions(predicted, None)
+                            known[signature] = self._predictions(prepared.predict(weights), None)
                         else:
                             assert attack is not None
-                            known[signature] = self._attack_anew(weights, predicted, images, labels, attack, on_pass)
+                            known[signature] = self._attack_anew(prepared, weights, images, labels, attack, on_pass)
                     cells.append(known[signature])
                     if on_network is not None:
                         on_network()
@@ -227,18 +226,20 @@ class Measurer:
 
     def _attack_anew(
         self,
+        prepared: Prepared,
         weights: Mapping[str, Tensor],
-        clean: Tensor,
         images: Tensor,
         labels: Tensor,
         attack: AttackSpec,
         on_pass: Callable[[], None],
     ) -> Predictions:
         with self._engine.replaced(weights) as network:
-            attacked = run_attack(network, images, labels.to(self.device), attack, on_pass=on_pass)
+            attacked = run_attack(
+                network, images, labels.to(self.device), attack, num_classes=self.num_classes, on_pass=on_pass
+            )
         adversarial = self._engine.prepare(attacked.pixels, tuple(weights)).predict(weights)
         return Predictions(
-            clean=self._classes(clean),
+            clean=self._classes(prepared.predict(weights) if attacked.classes is None else attacked.classes),
             adversarial=self._classes(adversarial),
             zero_gradient=attacked.zero_gradient.numpy(),
         )

@@ -172,6 +172,29 @@ def test_zero_gradients_equal_the_reference(kind: str) -> None:
     assert not attacked.zero_gradient[bright].any()
 
 
+def test_fgsm_says_what_is_predicted_before_it_and_pgd_which_starts_elsewhere_does_not(plain: nn.Module) -> None:
+    pixels, labels = make_images(attacks.IMAGES_PER_PASS + 7)
+    known = run_attack(plain, pixels, labels, AttackSpec(epsilon=8 / 255)).classes
+    assert known is not None
+    with torch.no_grad():
+        assert torch.equal(known, plain(pixels).argmax(1))
+    assert len(known.unique()) > 1
+    assert run_attack(plain, pixels, labels, AttackSpec(kind="pgd", epsilon=8 / 255)).classes is None
+
+
+def test_a_network_whose_classes_are_counted_is_not_run_to_count_them(
+    plain: nn.Module, images: tuple[Tensor, Tensor]
+) -> None:
+    sizes: list[int] = []
+    hook = plain.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    spec, num_images = AttackSpec(epsilon=8 / 255), len(images[0])
+    asked = run_attack(plain, *images, spec)
+    told = run_attack(plain, *images, spec, num_classes=NUM_CLASSES)
+    hook.remove()
+    assert sizes == [1, num_images, num_images]
+    assert torch.equal(asked.pixels, told.pixels)
+
+
 def test_a_sound_network_has_no_zero_gradient(plain: nn.Module, images: tuple[Tensor, Tensor]) -> None:
     attacked = run_attack(plain, *images, AttackSpec(epsilon=EPSILON))
     assert attacked.zero_gradient.tolist() == reference.zero_gradient_images(plain, *images)
