@@ -1,46 +1,28 @@
-"""What stopping early would save: ``python -m benchmarks.stopping``.
+"""What stopping at decided calls saves: ``python -m benchmarks.stopping``.
 
-Replays the published study: the images of a layer arrive in chunks, and each of its cells (a filter, clean or
-adversarial) is called fragile or antifragile as soon as a bet that may be looked at any number of times says so, with
-5 % error for either. A robust call needs every image. Prints, for each published epoch, how many of the cells that all
-images decide as fragile or antifragile are found in this way, how many calls differ, and which share of the images is
-used where a layer stops when all its cells have (as measuring it would), a filter when both of its cells have, or each
-cell by itself. Computes no network; takes a minute.
+Replays the published study as ``fss score --effort labels`` would have measured it: the images of a layer arrive in
+their order, and it stops when all its cells (a filter, clean or adversarial) have been called fragile or antifragile.
+Prints, for each published epoch, how many of the calls that all images decide as fragile or antifragile are found
+early, how many early calls differ from those of all images, and which share of the images is used where a layer stops
+when all its cells have (as it is measured), and, to compare, a filter when both of its cells have, or each cell by
+itself. Computes no network; takes a minute.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from fss_core.findings.cells import PublishedCell, list_cells
-from fss_core.intervals import Bet
 from fss_core.reports import columns
-from fss_core.responses import LayerResponse, Responses
-from fss_core.scores import (
-    MEAN_FILTER,
-    Curve,
-    Kind,
-    layer_curves,
-    score_filters,
-    score_responses,
-    why_not_measurable,
-)
+from fss_core.scores import MEAN_FILTER, score_responses
 from fss_core.specs import ScoreSpec
+from fss_core.stopping import Place, Stop, Stopping
 
-CHUNK = 25
-"""Images that arrive together."""
-
-LEVEL = 0.9
-"""Of the two-sided bet, so that each side errs with probability 0.05 at most."""
-
-Place = tuple[str, Kind]
-Stop = tuple[int, str]
-"""After how many images, and as what; empty where every image was needed."""
+STOPPING = Stopping(spec=ScoreSpec())
 
 
 def main() -> None:
@@ -73,44 +55,28 @@ def replay(cell: PublishedCell, epoch: int) -> tuple[tuple[int, int, int], tuple
         How many cells all images decide as fragile or antifragile, how many of these are found early, and how many
         early calls differ from those of all images; the shares of images used by layer, by filter and by cell; n.
     """
-    responses, spec = cell.measured(epoch).responses, ScoreSpec()
-    names = score_filters(responses)
+    responses = cell.measured(epoch).responses
     full = {(row.layer, row.filter, row.kind): row for row in score_responses(responses).rows}
     decided = found = differ = 0
     shares: list[list[float]] = [[], [], []]
     for layer in responses.layers:
-        stops = {
-            place: _stop(responses, layer, place, curve, spec.tolerance)
-            for place, curve in layer_curves(responses, layer, names, spec).items()
-        }
-        for (name, kind), (_, call) in stops.items():
+        stops = STOPPING.stops(responses, layer, len(responses.layers))
+        for (name, kind), stop in stops.items():
             own = full[layer.facts.name, name, kind]
             is_decided = own.certainty == "decided" and own.call in ("fragile", "antifragile")
             decided += is_decided
-            found += is_decided and call == own.call
-            differ += call not in ("", own.call)
+            found += is_decided and stop is not None and stop.call == own.call
+            differ += stop is not None and stop.call is not None and stop.call != own.call
         for place, share in zip(shares, _shares(stops, responses.num_images), strict=True):
             place.append(share)
     by_layer, by_filter, by_cell = (float(np.mean(own)) for own in shares)
     return (decided, found, differ), (by_layer, by_filter, by_cell), responses.num_images
 
 
-def _stop(responses: Responses, layer: LayerResponse, place: Place, curve: Curve, tolerance: float) -> Stop:
-    """Say when a cell is called, and as what; a cell that has no score asks for no image."""
-    if why_not_measurable(responses, layer, *place):
-        return 0, ""
-    for number in itertools.chain(range(CHUNK, responses.num_images, CHUNK), [responses.num_images]):
-        bet = Bet(curve.estimand, curve.q[:number], curve.z[:number], LEVEL)
-        if bet.excludes_as_too_high(-tolerance):
-            return number, "fragile"
-        if bet.excludes_as_too_low(tolerance):
-            return number, "antifragile"
-    return responses.num_images, ""
-
-
-def _shares(stops: dict[Place, Stop], num_images: int) -> tuple[float, float, float]:
+def _shares(stops: dict[Place, Stop | None], num_images: int) -> tuple[float, float, float]:
     """Say which share of a layer's images is used where it stops as a whole, by filter, and by cell."""
-    measured = {place: number for place, (number, _) in stops.items() if place[0] != MEAN_FILTER}
+    needed = {place: num_images if stop is None else stop.num_images for place, stop in stops.items()}
+    measured = {place: number for place, number in needed.items() if place[0] != MEAN_FILTER}
 
     def last(belongs: Callable[[Place], object]) -> float:
         groups: dict[object, int] = {}
@@ -118,8 +84,7 @@ def _shares(stops: dict[Place, Stop], num_images: int) -> tuple[float, float, fl
             groups[belongs(place)] = max(groups.get(belongs(place), 0), number)
         return sum(groups.values()) / len(groups) / num_images
 
-    whole = max(number for number, _ in stops.values()) / num_images
-    return whole, last(lambda place: place[0]), last(lambda place: place)
+    return max(needed.values()) / num_images, last(lambda place: place[0]), last(lambda place: place)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ chunk of images, and the filtered networks' per layer, filter and chunk. A chunk
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -195,6 +195,8 @@ class ResponseArchive:
 
     def layer(self, layer: str, num_images: int) -> LayerResponse | None:
         """Read one layer's response, if all of it is there."""
+        if not num_images:
+            return None
         facts = self.facts(layer)
         parts: list[Predictions] = []
         for chunk in chunks(num_images):
@@ -213,6 +215,7 @@ class ResponseArchive:
         *,
         attack: AttackSpec,
         layers: Sequence[str] | None = None,
+        is_settled: Callable[[Responses, LayerResponse, int], bool] | None = None,
     ) -> tuple[Responses, tuple[str, ...]] | None:
         """Put a measurement together from its pieces.
 
@@ -220,6 +223,8 @@ class ResponseArchive:
             num_images: the first n images.
             attack: recorded in the result.
             layers: which layers; all by default.
+            is_settled: takes responses without layers, what there is of one layer, and the number of all; says whether
+                that is enough of it. By default, nothing less than all n images is.
 
         Returns:
             The responses of the complete layers, and the names of the others; ``None`` if not even the unfiltered
@@ -234,7 +239,6 @@ class ResponseArchive:
         if header is None or not unfiltered or len(unfiltered) < len(known):
             return None
         wanted = [name for name in header.layers if layers is None or name in layers]
-        found = {name: self.layer(name, num_images) for name in wanted}
         responses = Responses(
             spec=self.spec,
             attack=attack,
@@ -242,10 +246,21 @@ class ResponseArchive:
             labels=np.concatenate([labels for labels, _ in unfiltered]),
             num_classes=header.num_classes,
             unfiltered=Predictions.join([predictions for _, predictions in unfiltered]),
-            layers=tuple(response for response in found.values() if response is not None),
+            layers=(),
             notes=header.notes,
         )
-        return responses, tuple(name for name, response in found.items() if response is None)
+        found = {name: self.layer(name, num_images) for name in wanted}
+        if is_settled is not None:
+            for name in [own for own, response in found.items() if response is None]:
+                begun = self.layer(name, min(num_images, self._num_complete(name)))
+                if begun is not None and is_settled(responses, begun, len(wanted)):
+                    found[name] = begun
+        complete = tuple(response for response in found.values() if response is not None)
+        return replace(responses, layers=complete), tuple(name for name, own in found.items() if own is None)
+
+    def num_prepared(self) -> int:
+        """Count the images, from the first on, that the unfiltered network has been run on."""
+        return self._count(lambda index: self.store.get(self._name("unfiltered", index)), "labels")
 
     def num_images(self) -> int:
         """Count the images, from the first on, on which the most layers are complete.
@@ -256,7 +271,7 @@ class ResponseArchive:
         header = self.header()
         if header is None:
             return 0
-        unfiltered = self._count(lambda index: self.store.get(self._name("unfiltered", index)), "labels")
+        unfiltered = self.num_prepared()
         counts = [min(unfiltered, number) for layer in header.layers if (number := self._num_complete(layer))]
         return max(counts, key=lambda number: (sum(own >= number for own in counts), number), default=unfiltered)
 

@@ -220,7 +220,7 @@ def run_attack(
     check_images(pixels, labels)
     labels = labels.long()
     parts, gradients, classes = [], [], []
-    with evaluating(model), _weights_held(model), full_precision(), seeded(spec.seed):
+    with evaluating(model), _weights_held(model), full_precision(pixels.device.type), seeded(spec.seed):
         if num_classes is None:
             with torch.no_grad():
                 num_classes = int(model(pixels[:1]).shape[-1])
@@ -316,7 +316,7 @@ def count_right(model: nn.Module, pixels: Tensor, labels: Tensor) -> int:
         pixels: float32 (N, C, H, W).
         labels: int64 (N,).
     """
-    with evaluating(model), full_precision(), torch.no_grad():
+    with evaluating(model), full_precision(pixels.device.type), torch.no_grad():
         return sum(
             int(
                 (

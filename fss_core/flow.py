@@ -34,6 +34,8 @@ from fss_core.store import SCHEMA, Store
 if TYPE_CHECKING:
     from torch import nn
 
+    from fss_core.stopping import Stopping
+
 Stage = Literal["train", "calibrate", "attack", "measure", "wait", "criticality", "judge", "retrain"]
 Origin = Literal["measured", "imported", "published"]
 
@@ -145,6 +147,7 @@ def find_measured(
     *,
     layers: Sequence[str] | None = None,
     every_image: bool = False,
+    stopping: Stopping | None = None,
 ) -> Measured | None:
     """Look a measurement up, complete or not, without computing anything or importing torch.
 
@@ -153,6 +156,7 @@ def find_measured(
         spec: what to look for.
         layers: which layers; all by default.
         every_image: take all the images that were measured, instead of ``spec.num_images``.
+        stopping: take a layer as complete as soon as its calls are decided; by default when it has all images.
 
     Returns:
         What there is; ``None`` if the network was never trained to that epoch, ε never calibrated, or nothing measured.
@@ -178,7 +182,13 @@ def find_measured(
         return None
     for name in layers or ():
         choose(name, header.layers, what=f"filterable layer in {spec.training.network} called", error=UnknownLayerError)
-    found = archive.load(archive.num_images() if every_image else spec.num_images, attack=attack, layers=layers)
+    every = archive.num_images if stopping is None else archive.num_prepared
+    found = archive.load(
+        every() if every_image else spec.num_images,
+        attack=attack,
+        layers=layers,
+        is_settled=None if stopping is None else stopping.is_settled,
+    )
     if found is None:
         return None
     responses, missing = found
@@ -288,6 +298,7 @@ class Flow:
         *,
         layers: Sequence[str] | None = None,
         refresh: bool = False,
+        stopping: Stopping | None = None,
     ) -> Measured:
         """Measure everything that is missing, and return it all.
 
@@ -296,6 +307,7 @@ class Flow:
             layers: which layers; all by default.
             refresh: forget what was measured of these layers, and whatever is damaged, and begin again; of all
                 layers, also ε and the adversarial images.
+            stopping: stop with each layer as soon as its calls are decided; :meth:`Stopping.score` then scores them.
 
         Returns:
             The complete measurement.
@@ -305,13 +317,13 @@ class Flow:
             FssError: a step cannot be done; the text says which and why.
         """
         if not refresh:
-            found = find_measured(self.store, spec, layers=layers)
+            found = find_measured(self.store, spec, layers=layers, stopping=stopping)
             if found is not None and not found.missing:
                 return found
         from fss_core.measurement import Measurement
 
-        Measurement(self, spec, layers, refresh=refresh).measure()
-        complete = find_measured(self.store, spec, layers=layers)
+        Measurement(self, spec, layers, refresh=refresh, stopping=stopping).measure()
+        complete = find_measured(self.store, spec, layers=layers, stopping=stopping)
         if complete is None or complete.missing:
             raise StoreError("results vanished while they were measured (another process refreshed them); run again")
         return complete

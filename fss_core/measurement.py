@@ -18,7 +18,7 @@ from fss_core.archive import Chunk, Header, ResponseArchive, chunks
 from fss_core.checkpoints import Checkpoint
 from fss_core.data import Dataset, load_dataset
 from fss_core.flow import archive_of, check_num_images, epsilon_name, find_epsilon
-from fss_core.responses import Predictions
+from fss_core.responses import Predictions, Responses
 from fss_core.specs import (
     AttackSpec,
     EpsilonCalibration,
@@ -29,6 +29,7 @@ from fss_core.specs import (
     choose,
     filter_rows,
 )
+from fss_core.stopping import looks
 from fss_core.store import SCHEMA, LeaseHeldError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from fss_core.flow import Flow
     from fss_core.measuring import Measurer
+    from fss_core.stopping import Stopping
 
 
 class Measurement:
@@ -47,6 +49,7 @@ class Measurement:
         layers: which layers; all by default.
         refresh: forget what was measured of these layers, and whatever is damaged, and begin again; of all layers, also
             ε and the adversarial images.
+        stopping: stop with each layer as soon as its calls are decided; by default all images are measured.
 
     Raises:
         DataError: the data set is missing or broken.
@@ -55,7 +58,13 @@ class Measurement:
     """
 
     def __init__(
-        self, flow: Flow, spec: MeasurementSpec, layers: Sequence[str] | None = None, *, refresh: bool = False
+        self,
+        flow: Flow,
+        spec: MeasurementSpec,
+        layers: Sequence[str] | None = None,
+        *,
+        refresh: bool = False,
+        stopping: Stopping | None = None,
     ) -> None:
         """Open the data set, and find out what cannot be done."""
         self.flow = flow
@@ -65,6 +74,7 @@ class Measurement:
         check_num_images(spec, self.dataset.card)
         self._refuse_early()
         self._refresh = refresh
+        self._stopping = stopping
         self._attacked = lru_cache(maxsize=2)(self._attack)
 
     @cached_property
@@ -284,16 +294,44 @@ class Measurement:
                     "wait", self._done, self._total, f"another process is busy with {layer}"
                 ),
             ):
-                for chunk in chunks(self.spec.num_images):
-                    share = cost * chunk.num_images / self.spec.num_images
+                before, measured = self._done, 0
+                for chunk in self._steps():
+                    share = cost * (chunk.stop - measured) / self.spec.num_images
                     self._measure_chunk(layer, chunk, share)
+                    measured = chunk.stop
                     self._done += share
                     self.flow.tell("measure", self._done, self._total, layer)
+                    if self._is_settled(layer, measured):
+                        break
+                self._done = before + cost
         except LeaseHeldError:
             if wait:
                 raise
             return False
         return True
+
+    def _steps(self) -> list[Chunk]:
+        """List what is measured of a layer one after the other; a chunk may come again with more images."""
+        if self._stopping is None:
+            return chunks(self.spec.num_images)
+        return [chunks(number)[-1] for number in looks(self.spec.num_images)]
+
+    def _is_settled(self, layer: str, measured: int) -> bool:
+        """Say whether no more images of a layer are needed than were measured."""
+        if self._stopping is None or measured == self.spec.num_images:
+            return False
+        response = self.archive.layer(layer, measured)
+        unfiltered, num_layers = self._beside
+        return response is not None and self._stopping.is_settled(unfiltered, response, num_layers)
+
+    @cached_property
+    def _beside(self) -> tuple[Responses, int]:
+        """What the unfiltered network predicts on all images, and how many layers are called."""
+        found = self.archive.load(self.spec.num_images, attack=self.attack, layers=())
+        header = self.archive.header()
+        assert found is not None, "layers are measured after prepare()"
+        assert header is not None
+        return found[0], len(header.layers if self.layers is None else set(self.layers))
 
     def _measure_chunk(self, layer: str, chunk: Chunk, share: float) -> None:
         """Measure what is missing of a layer's chunk: filters never measured, and images beyond those that were."""

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from fss_core.attacks import check_images, check_labels, run_attack
 from fss_core.engines import Prepared, ReferenceEngine, make_engine
 from fss_core.filters import UNFILTERED, LayerFilters, Signature
-from fss_core.models import describe_layers, full_precision, select_layers
+from fss_core.models import computing_in, describe_layers, select_layers
 from fss_core.responses import Classes, LayerFacts, LayerResponse, Predictions, Responses
 from fss_core.specs import (
     GLOBAL_LAYER,
     IMAGES_PER_CHUNK,
     SYNAPTIC_FILTERS,
+    Arithmetic,
     AttackSpec,
     Engine,
     Filter,
@@ -91,6 +92,7 @@ class Measurer:
     Raises:
         NotFiniteError: a layer's weights are NaN or infinite.
         UnknownLayerError: the network has no such filterable layer.
+        ValueError: arithmetic that the device does not have.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Measurer:
         device: str = "cpu",
     ) -> None:
         """Describe the layers and prepare the engine."""
+        spec.check_arithmetic(device)
         self.spec = spec
         self.device = device
         self.geometry = describe_layers(model, image_shape)
@@ -166,7 +169,7 @@ class Measurer:
         Returns:
             Predictions (N,).
         """
-        with full_precision():
+        with computing_in(self.spec.arithmetic, torch.device(self.device).type):
             prepared = self._engine.prepare(_both(pixels, adversarial, self.device), ())
             return self._predictions(prepared.predict({}), zero_gradient)
 
@@ -207,7 +210,7 @@ class Measurer:
             unfiltered = replace(unfiltered, zero_gradient=None)
         known = {tuple(UNFILTERED for _ in group.filters): unfiltered}
         cells = []
-        with full_precision():
+        with computing_in(self.spec.arithmetic, torch.device(self.device).type):
             prepared = self._engine.prepare(images, tuple(group.filters))
             for row in rows:
                 for k in range(self.spec.num_thresholds):
@@ -271,6 +274,7 @@ def measure_responses(
     scope: Scope = "local",
     attack: AttackSpec | None = None,
     device: str = "cpu",
+    arithmetic: Arithmetic = "float32",
     chunk_size: int | None = None,
     seed: int = 0,
     on_layer: Callable[[LayerResponse], None] | None = None,
@@ -290,6 +294,7 @@ def measure_responses(
         scope: ``"local"``, one layer at a time, or ``"global"``, all at once.
         attack: how to attack each filtered network; only without ``adversarial``.
         device: where to compute.
+        arithmetic: in which networks predict; ``"tf32"`` and ``"bf16"`` may decide near ties otherwise.
         chunk_size: images per batch; memory grows with it, results do not depend on it.
         seed: of the random control.
         on_layer: called with each layer's response as soon as it is complete.
@@ -301,13 +306,20 @@ def measure_responses(
         NotFiniteError: weights or pixels are NaN or infinite.
         UnknownLayerError: a layer that the network does not have.
         ValueError: pixels outside [0, 1], labels without a logit, fewer than 2 thresholds, both or neither of
-            ``adversarial`` and ``attack``.
+            ``adversarial`` and ``attack``, arithmetic that the device does not have.
 
     Source: METHOD, "Words" and "Adversarial images".
     """
     if attack is not None:
         attack = replace(attack, mode="adaptive")
-    spec = ResponseSpec(filters=tuple(filters), num_thresholds=num_thresholds, scope=scope, engine=engine, seed=seed)
+    spec = ResponseSpec(
+        filters=tuple(filters),
+        num_thresholds=num_thresholds,
+        scope=scope,
+        engine=engine,
+        seed=seed,
+        arithmetic=arithmetic,
+    )
     if (adversarial is None) == (attack is None):
         raise ValueError(
             "give either adversarial images (frozen) or attack=AttackSpec(…) (adaptive), not both or neither"

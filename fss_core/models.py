@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.models.shufflenetv2 import ShuffleNetV2
 from torchvision.models.squeezenet import SqueezeNet
 
-from fss_core.specs import NETWORKS, NotFiniteError, UnknownLayerError, choose
+from fss_core.specs import NETWORKS, Arithmetic, NotFiniteError, UnknownLayerError, choose
 
 if TYPE_CHECKING:
     from fss_core.data import DatasetCard
@@ -142,14 +142,25 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def full_precision() -> Iterator[None]:
-    """Keep float32 products in float32, for a block, on hardware that would shorten them."""
+def computing_in(arithmetic: Arithmetic, device_type: str) -> Iterator[None]:
+    """Choose, for a block, in what products are computed; float32 is kept on hardware that would shorten it.
+
+    Args:
+        arithmetic: as ``specs.ResponseSpec.arithmetic``.
+        device_type: ``"cpu"``, ``"cuda"``, ``"mps"``.
+    """
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = arithmetic == "tf32"
     try:
-        yield
+        with torch.autocast(device_type, dtype=torch.bfloat16, enabled=arithmetic == "bf16"):
+            yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def full_precision(device_type: str = "cpu") -> AbstractContextManager[None]:
+    """Keep float32 products in float32 for a block, also inside one that computes in something else."""
+    return computing_in("float32", device_type)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

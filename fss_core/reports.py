@@ -99,6 +99,11 @@ def heading(measured: Measured, scores: Scores) -> list[str]:
         lines.append(
             f"Images on which the attack of the unfiltered network finds no gradient, and does nothing: {share:.1%}"
         )
+    if spec.response.arithmetic != "float32":
+        lines.append(
+            f"Networks predict in {spec.response.arithmetic}: where two classes are nearly tied, another may win than "
+            "in float32"
+        )
     lines += [f"Caution: {caution}." for caution in scores.cautions]
     if measured.missing:
         total = len(measured.missing) + len(responses.layers)
@@ -114,10 +119,16 @@ def score_table(measured: Measured, scores: Scores, filters: Iterable[str]) -> l
     lines: list[str] = []
     for name in filters:
         attacked_anew = any(layer.zero_gradient_share is not None for layer in measured.responses.layers)
-        rows = [["layer", "kind", "live", *KINDS, *(["zero gradient"] if attacked_anew else [])]]
+        own_images = any(
+            own.predictions.num_images < measured.responses.num_images for own in measured.responses.layers
+        )
+        more = [*(["images"] if own_images else []), *(["zero gradient"] if attacked_anew else [])]
+        rows = [["layer", "kind", "live", *KINDS, *more]]
         for layer in measured.responses.layers:
             facts = layer.facts
             cells = [_cell(by_cell[facts.name, name, kind]) for kind in KINDS]
+            if own_images:
+                cells.append(str(layer.predictions.num_images))
             if (share := layer.zero_gradient_share) is not None:
                 cells.append(f"{share:.1%}")
             rows.append([facts.name, facts.kind, f"{facts.num_live / facts.num_weights:.0%}", *cells])
@@ -182,6 +193,7 @@ def measured_json(measured: Measured, scores: Scores) -> dict[str, Any]:
                 "relative_depth": layer.facts.relative_depth,
                 "num_weights": layer.facts.num_weights,
                 "num_live": layer.facts.num_live,
+                "num_images": layer.predictions.num_images,
                 "zero_gradient_share": layer.zero_gradient_share,
             }
             for layer in responses.layers

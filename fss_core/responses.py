@@ -124,7 +124,7 @@ class LayerResponse:
 
     Attributes:
         facts: what filtering does to the weights.
-        predictions: predicted classes (R, A, N).
+        predictions: predicted classes (R, A, N); of the first images only, where measuring stopped early.
     """
 
     facts: LayerFacts

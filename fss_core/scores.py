@@ -7,7 +7,7 @@ image: q, the weighted share of thresholds at which the filtered network is righ
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -171,6 +171,19 @@ class Curve:
     z: Values
     changed: npt.NDArray[np.bool_]
 
+    def first(self, number: int) -> Curve:
+        """Keep the first images."""
+        return replace(self, q=self.q[:number], z=self.z[:number], changed=self.changed[:number])
+
+
+def level_of_each(level: float, num_scores: int, *, simultaneous: bool) -> float:
+    """Say at which level each score's interval is, if they are to hold by themselves or all together (Bonferroni).
+
+    >>> round(level_of_each(0.95, 10, simultaneous=True), 3)
+    0.995
+    """
+    return 1 - (1 - level) / max(num_scores, 1) if simultaneous else level
+
 
 def score_responses(
     responses: Responses,
@@ -211,15 +224,24 @@ def score_responses(
     )
     names = score_filters(responses)
     num_scores = len(responses.layers) * len(names) * len(KINDS) + beside
-    own_level = 1 - (1 - level) / max(num_scores, 1) if simultaneous else level
+    own_level = level_of_each(level, num_scores, simultaneous=simultaneous)
     rows = tuple(
         score for layer in responses.layers for score in _score_layer(responses, layer, names, spec, own_level)
     )
-    unmeasurable = [row for row in rows if row.certainty == "not measurable"]
-    if strict and unmeasurable:
-        first = unmeasurable[0]
-        raise NotMeasurableError(f"{first.kind} score of {first.layer} under {first.filter}: {first.reason}")
+    if strict:
+        require_measurable(rows)
     return Scores(spec=spec, level_per_score=own_level, attack=responses.attack, rows=rows, cautions=responses.cautions)
+
+
+def require_measurable(rows: Sequence[Score]) -> None:
+    """Refuse scores that have no meaning.
+
+    Raises:
+        NotMeasurableError: naming the first.
+    """
+    for row in rows:
+        if row.certainty == "not measurable":
+            raise NotMeasurableError(f"{row.kind} score of {row.layer} under {row.filter}: {row.reason}")
 
 
 def score_filters(responses: Responses) -> list[str]:
@@ -280,32 +302,62 @@ def _score_layer(
     responses: Responses, layer: LayerResponse, names: list[str], spec: ScoreSpec, level: float
 ) -> Iterator[Score]:
     curves = layer_curves(responses, layer, names, spec)
-    num_images = responses.num_images
     for name in names:
         for kind in KINDS:
-            p0 = float(_right(responses, kind).mean())
-            about = {"layer": layer.facts.name, "filter": name, "kind": kind, "num_images": num_images, "p0": p0}
-            if reason := why_not_measurable(responses, layer, name, kind):
-                yield _not_measurable(about, reason)
-                continue
-            parts = curve_parts(curves, name, kind)
-            value, error, (low, high) = estimate_parts(parts, level)
-            above_control = None
-            if value > spec.tolerance and CONTROL_FILTER in names and name != CONTROL_FILTER:
-                control = [(-sign, curve) for sign, curve in curve_parts(curves, CONTROL_FILTER, kind)]
-                above_control = estimate_parts(parts + control, level)[2][0] > 0
-            estimate = Score(
-                **about,  # type: ignore[arg-type]
-                score=value,
-                low=low,
-                high=high,
-                standard_error=error,
-                call=None,
-                certainty="leaning",
-                reason="",
-                beyond_chance=above_control,
-            )
-            yield _labelled(estimate, spec.tolerance)
+            yield score_curve(responses, layer, curves, name, kind, spec, level)
+
+
+def score_curve(
+    responses: Responses,
+    layer: LayerResponse,
+    curves: dict[tuple[str, Kind], Curve],
+    name: str,
+    kind: Kind,
+    spec: ScoreSpec,
+    level: float,
+    *,
+    anytime: bool = False,
+) -> Score:
+    """Score one layer under one filter, on clean images, on adversarial ones, or their difference.
+
+    Args:
+        responses: which ``layer`` is part of.
+        layer: one layer.
+        curves: of :func:`layer_curves`.
+        name: of the filter, or ``"mean"``.
+        kind: clean, adversarial or difference.
+        spec: how.
+        level: of the interval.
+        anytime: take an interval that holds however the number of images came about.
+    """
+    about = {
+        "layer": layer.facts.name,
+        "filter": name,
+        "kind": kind,
+        "num_images": responses.num_images,
+        "p0": float(_right(responses, kind).mean()),
+    }
+    if reason := why_not_measurable(responses, layer, name, kind):
+        return _not_measurable(about, reason)
+    parts = curve_parts(curves, name, kind)
+    value, error, (low, high) = estimate_parts(parts, level, anytime=anytime)
+    above_control = None
+    has_control = any(own == CONTROL_FILTER for own, _ in curves)
+    if value > spec.tolerance and has_control and name != CONTROL_FILTER:
+        control = [(-sign, curve) for sign, curve in curve_parts(curves, CONTROL_FILTER, kind)]
+        above_control = estimate_parts(parts + control, level, anytime=anytime)[2][0] > 0
+    estimate = Score(
+        **about,  # type: ignore[arg-type]
+        score=value,
+        low=low,
+        high=high,
+        standard_error=error,
+        call=None,
+        certainty="leaning",
+        reason="",
+        beyond_chance=above_control,
+    )
+    return _labelled(estimate, spec.tolerance)
 
 
 def _labelled(score: Score, tolerance: float) -> Score:
@@ -354,17 +406,20 @@ def curve_parts(curves: dict[tuple[str, Kind], Curve], name: str, kind: Kind) ->
     return [(1, curves[name, kind])]
 
 
-def estimate_parts(parts: list[tuple[int, Curve]], level: float) -> tuple[float, float, tuple[float, float]]:
+def estimate_parts(
+    parts: list[tuple[int, Curve]], level: float, *, anytime: bool = False
+) -> tuple[float, float, tuple[float, float]]:
     """Estimate a signed sum of scores of the same images: value, standard error, interval.
 
-    Where few images contribute, each part has its own interval, at a level at which all of them hold together.
+    Where few images contribute, or the interval is to hold at ``anytime``, each part has its own interval from a bet,
+    at a level at which all of them hold together.
     """
     value = sum(sign * curve.estimand.estimate(curve.q, curve.z) for sign, curve in parts)
     influence = np.sum([sign * curve.estimand.influence(curve.q, curve.z) for sign, curve in parts], axis=0)
     q, z = np.array([curve.q for _, curve in parts]), np.array([curve.z for _, curve in parts])
     changed = np.any([curve.changed for _, curve in parts], axis=0)
     contributing = num_contributing(q, z, changed)
-    if contributing >= FEWEST_CONTRIBUTING:
+    if contributing >= FEWEST_CONTRIBUTING and not anytime:
         interval = linear_interval(value, influence, level, contributing)
     else:
         own_level = 1 - (1 - level) / len(parts)

@@ -21,6 +21,7 @@ Filter = Literal["high_pass", "low_pass", "pulse", "random"]
 AttackMode = Literal["frozen", "adaptive"]
 Engine = Literal["fast", "reference"]
 Scope = Literal["local", "global"]
+Arithmetic = Literal["float32", "tf32", "bf16"]
 Reference = Literal["unfiltered", "retained"]
 Normalise = Literal["chance", "p0", "none"]
 Integration = Literal["trapezoid", "simpson"]
@@ -365,6 +366,9 @@ class ResponseSpec:
         engine: ``"fast"`` or ``"reference"``.
         seed: of the random control.
         num_draws: draws of the random control that are averaged.
+        arithmetic: in which networks predict: ``"float32"``, or shorter products, which may decide near ties otherwise:
+            ``"tf32"`` (of 10 bits instead of 23; NVIDIA GPUs) or ``"bf16"`` (of 7, where torch's autocast has them).
+            ε and attacks are computed in float32 all the same.
     """
 
     filters: tuple[Filter, ...] = SYNAPTIC_FILTERS
@@ -373,6 +377,7 @@ class ResponseSpec:
     engine: Engine = "fast"
     seed: int = 0
     num_draws: int = 3
+    arithmetic: Arithmetic = field(default="float32", metadata=ADDED)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
@@ -388,6 +393,24 @@ class ResponseSpec:
         _require(self.scope in ("local", "global"), f"scope must be 'local' or 'global', got {self.scope!r}")
         _require(self.engine in ("fast", "reference"), f"engine must be 'fast' or 'reference', got {self.engine!r}")
         _require(self.num_draws >= 3, f"num_draws must be at least 3, got {self.num_draws}")
+        _require(
+            self.arithmetic in get_args(Arithmetic),
+            f"arithmetic must be 'float32', 'tf32' or 'bf16', got {self.arithmetic!r}",
+        )
+
+    def check_arithmetic(self, device: str) -> None:
+        """Refuse arithmetic that a device does not have.
+
+        Args:
+            device: torch's name.
+
+        Raises:
+            ValueError: TF32 anywhere but on an NVIDIA GPU.
+        """
+        _require(
+            self.arithmetic != "tf32" or device.partition(":")[0] == "cuda",
+            f"arithmetic 'tf32' must be on device cuda (an NVIDIA GPU), got {device}; use float32",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -484,6 +507,7 @@ class MeasurementSpec:
             0 <= self.epoch <= LARGEST_EPOCH, f"epoch must be at least 0 and at most {LARGEST_EPOCH}, got {self.epoch}"
         )
         _require(self.num_images >= 1, f"num_images must be at least 1, got {self.num_images}")
+        self.response.check_arithmetic(self.device)
         self.attack(self.epsilon if self.epsilon is not None else 1.0)
 
     def attack(self, epsilon: float) -> AttackSpec:
@@ -564,7 +588,7 @@ def response_key(
     return digest(
         {
             "what": "responses",
-            "response": {name: value for name, value in asdict(response).items() if name != "filters"},
+            "response": {name: value for name, value in to_json(response).items() if name != "filters"},
             "attack": attack,
             "network": network,
             "probe": probe,

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from fss_core import attacks, engines, measuring
 from fss_core.attacks import attack
 from fss_core.measuring import Measurer, measure_responses
-from fss_core.models import describe_layers
+from fss_core.models import computing_in, describe_layers, full_precision
 from fss_core.responses import LayerResponse, Predictions, Responses
 from fss_core.specs import (
     GLOBAL_LAYER,
@@ -377,6 +377,60 @@ def test_filters_that_leave_the_same_weights_are_run_once_and_those_that_remove_
     unchanged = got.layers[0].predictions.rows(2, 3)
     assert unchanged.clean[0, 2].tolist() == got.unfiltered.clean.tolist()
     assert unchanged.adversarial[0, 2].tolist() == got.unfiltered.adversarial.tolist()
+
+
+# Arithmetic -----------------------------------------------------------------------------------------------
+
+
+def test_bf16_predicts_as_autocast_does_and_attacks_in_float32() -> None:
+    model, (pixels, labels) = make_plain(), make_images(12)
+    seen: set[tuple[bool, torch.dtype]] = set()
+    hook = next(own for own in model.modules() if isinstance(own, nn.Linear)).register_forward_hook(
+        lambda module, given, logits: seen.add((torch.is_grad_enabled(), logits.dtype))
+    )
+    how: dict[str, Any] = {"num_thresholds": 3, "engine": "reference", "attack": ADAPTIVE}
+    got = measure_responses(model, pixels, labels, **how, arithmetic="bf16")
+    assert (False, torch.bfloat16) in seen
+    assert {dtype for with_gradient, dtype in seen if with_gradient} == {torch.float32}
+    hook.remove()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert got.unfiltered.clean.tolist() == model(pixels).argmax(1).tolist()
+    assert got.spec.arithmetic == "bf16"
+    seen.clear()
+    measure_responses(model, pixels, labels, **how)
+    assert torch.bfloat16 not in {dtype for _, dtype in seen}
+
+
+def test_shorter_products_change_few_predictions_of_the_fast_engine() -> None:
+    model, (pixels, labels) = make_plain(), make_images(40)
+    exact, short = (
+        measure_responses(model, pixels, labels, pixels, num_thresholds=5, arithmetic=own)
+        for own in ("float32", "bf16")
+    )
+    same = [
+        np.mean(a.predictions.clean == b.predictions.clean) for a, b in zip(exact.layers, short.layers, strict=True)
+    ]
+    assert np.mean(same) > 0.9
+
+
+def test_tf32_is_for_nvidia_gpus(images: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(ValueError, match="arithmetic 'tf32' must be on device cuda"):
+        measure_responses(make_plain(), *images, images[0], arithmetic="tf32")
+    with pytest.raises(ValueError, match="must be 'float32', 'tf32' or 'bf16', got 'fp8'"):
+        ResponseSpec(arithmetic="fp8")  # type: ignore[arg-type]
+
+
+def test_arithmetic_is_chosen_for_a_block_only() -> None:
+    flags = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [own.allow_tf32 for own in flags]
+    with computing_in("tf32", "cpu"):
+        assert [own.allow_tf32 for own in flags] == [True, True]
+        with full_precision():
+            assert [own.allow_tf32 for own in flags] == [False, False]
+        assert [own.allow_tf32 for own in flags] == [True, True]
+    assert [own.allow_tf32 for own in flags] == before
+    with computing_in("bf16", "cpu"), full_precision("cpu"):
+        assert not torch.is_autocast_enabled("cpu")
 
 
 def test_filters_of_dead_weights_are_not_run(counters: list[CountingEngine]) -> None:

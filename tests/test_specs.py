@@ -50,7 +50,14 @@ OTHER_TRAINING = {
     "num_train": 10_000,
 }
 OTHER_ATTACK = {"epsilon": 9 / 255, "kind": "pgd", "mode": "adaptive", "steps": 11, "step_size": 0.01, "seed": 1}
-OTHER_RESPONSE = {"num_thresholds": 13, "scope": "global", "engine": "reference", "seed": 1, "num_draws": 4}
+OTHER_RESPONSE = {
+    "num_thresholds": 13,
+    "scope": "global",
+    "engine": "reference",
+    "seed": 1,
+    "num_draws": 4,
+    "arithmetic": "bf16",
+}
 OTHER_NETWORK = {"network": "resnet50", "factory": "own:make", "weights_sha256": "d" * 64}
 OTHER_PLACE = {"network": replace(NETWORK, **OTHER_NETWORK), "device_type": "cuda", "schema": 2}
 

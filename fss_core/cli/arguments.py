@@ -99,9 +99,10 @@ def _add_measurement(parser: argparse.ArgumentParser, *, required: bool = True) 
     group.add_argument("--thresholds", type=int, default=25, help="per layer (default 25)")
     group.add_argument(
         "--effort",
-        choices=("full", "preview"),
+        choices=("full", "labels", "preview"),
         default="full",
-        help="full (default), or a preview: the same on 64 of the images at 7 thresholds",
+        help="full (default); labels: stop with each layer as soon as its calls are decided; or a preview: the same on "
+        "64 of the images at 7 thresholds",
     )
     group.add_argument(
         "--filters", type=_filters, default=SYNAPTIC_FILTERS, help="with commas (default the paper's three)"
@@ -116,6 +117,13 @@ def _add_measurement(parser: argparse.ArgumentParser, *, required: bool = True) 
     group.add_argument("--epsilon", type=epsilon, default=None, help="in pixels, like 8/255 (default: calibrated)")
     group.add_argument("--engine", choices=("fast", "reference"), default="fast", help="default fast")
     group.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
+    group.add_argument(
+        "--arithmetic",
+        choices=("float32", "tf32", "bf16"),
+        default="float32",
+        help="in which networks predict (default float32); tf32 (NVIDIA) and bf16 shorten products to 10 and 7 bits, "
+        "which may decide near ties otherwise; ε and attacks stay float32",
+    )
 
 
 def _add_score(parser: argparse.ArgumentParser) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fss_core.flow import Measured
     from fss_core.jobs.requests import MeasureRequest
     from fss_core.scores import Scores
+    from fss_core.stopping import Stopping
     from fss_core.store import Store
 
 
@@ -36,19 +37,36 @@ def _measurement_spec(options: argparse.Namespace) -> MeasurementSpec:
     if options.control and CONTROL_FILTER not in filters:
         filters = (*filters, CONTROL_FILTER)
     response = ResponseSpec(
-        filters=filters, num_thresholds=options.thresholds, scope=options.scope, engine=options.engine
+        filters=filters,
+        num_thresholds=options.thresholds,
+        scope=options.scope,
+        engine=options.engine,
+        arithmetic=options.arithmetic,
     )
     spec = measurement_spec(options, response)
-    if options.effort == "full":
+    if options.effort != "preview":
         return spec
     from fss_core.jobs.requests import preview_of
 
     return preview_of(spec) or spec
 
 
-def _scored(measured: Measured, options: argparse.Namespace) -> Scores:
-    from fss_core.scores import score_responses
+def _stopping(options: argparse.Namespace) -> Stopping | None:
+    if options.effort != "labels":
+        return None
+    from fss_core.stopping import Stopping
 
+    return Stopping(spec=score_spec(options), simultaneous=options.simultaneous)
+
+
+def _scored(measured: Measured, options: argparse.Namespace) -> Scores:
+    from fss_core.scores import require_measurable, score_responses
+
+    if (stopping := _stopping(options)) is not None:
+        scores = stopping.score(measured.responses)
+        if options.strict:
+            require_measurable(scores.rows)
+        return scores
     own = asdict(score_spec(options))
     return score_responses(measured.responses, **own, simultaneous=options.simultaneous, strict=options.strict)
 
@@ -86,10 +104,11 @@ def score(options: argparse.Namespace) -> int:
         spec=spec, layers=None if options.layers is None else tuple(options.layers), factory=options.factory
     )
     with Store() as store:
-        found = None if options.refresh else find_measured(store, spec, layers=options.layers)
+        stopping = _stopping(options)
+        found = None if options.refresh else find_measured(store, spec, layers=options.layers, stopping=stopping)
         if found is None or found.missing:
             _measure(store, request, options, factory)
-            found = find_measured(store, spec, layers=options.layers)
+            found = find_measured(store, spec, layers=options.layers, stopping=stopping)
     if found is None or found.missing:
         raise StoreError("results vanished while they were measured (another process refreshed them); run again")
     return _print_measured(found, options)
@@ -99,15 +118,19 @@ def _measure(
     store: Store, request: MeasureRequest, options: argparse.Namespace, factory: Callable[..., Any] | None
 ) -> None:
     """Measure what is missing; everything, if what is there is to be forgotten."""
-    if options.refresh:
+    stopping = _stopping(options)
+    if stopping is not None and options.workers:
+        raise ValueError("--effort labels is measured by this process; leave --workers out")
+    if options.refresh or stopping is not None:
         from fss_core.flow import Flow
         from fss_core.measurement import Measurement
 
         with bars() as show:
-            Measurement(
-                Flow(store, on_progress=show, factory=factory), request.spec, request.layers, refresh=True
-            ).prepare()
-    do_request(store, request, options.workers)
+            flow = Flow(store, on_progress=show, factory=factory)
+            own = Measurement(flow, request.spec, request.layers, refresh=options.refresh, stopping=stopping)
+            own.prepare() if stopping is None else own.measure()
+    if stopping is None:
+        do_request(store, request, options.workers)
 
 
 def _stored(options: argparse.Namespace) -> Measured:
@@ -117,7 +140,9 @@ def _stored(options: argparse.Namespace) -> Measured:
 
     spec = _measurement_spec(options)
     with Store() as store:
-        measured = find_measured(store, spec, layers=options.layers, every_image=options.images is None)
+        measured = find_measured(
+            store, spec, layers=options.layers, every_image=options.images is None, stopping=_stopping(options)
+        )
     if find_checkpoint(spec.training, spec.epoch) is None:
         raise StoreError(
             f"no epoch {options.epoch} of {options.network} on {options.dataset}, seed {options.seed}, is there (never "
@@ -210,6 +235,8 @@ def export(options: argparse.Namespace) -> int:
 
     if options.zip is not None and options.format is not None:
         raise ValueError("--format is for a directory, a ZIP has Parquet and JSON only; leave it out")
+    if options.effort == "labels":
+        raise ValueError("export writes layers on all images; leave --effort labels out, or use `fss score --json`")
     measured = _stored(options)
     scores = _scored(measured, options)
     if options.zip is not None:

@@ -496,4 +496,5 @@ def score_command(spec: MeasurementSpec) -> str:
     parts += [f"--attack-mode {spec.attack_mode}"] if spec.attack_mode != "frozen" else []
     parts += [f"--epsilon {epsilon_text(spec.epsilon)}"] if spec.epsilon is not None else []
     parts += [f"--device {spec.device}"] if spec.device != "cpu" else []
+    parts += [f"--arithmetic {spec.response.arithmetic}"] if spec.response.arithmetic != "float32" else []
     return " ".join(parts)

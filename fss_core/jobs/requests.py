@@ -131,6 +131,7 @@ class MeasureRequest:
                 *([spec.training.subset] if spec.training.subset else []),
                 f"{spec.attack_kind.upper()} {spec.attack_mode}, {epsilon}",
                 f"{spec.num_images} images, {spec.response.num_thresholds} thresholds",
+                *([spec.response.arithmetic] if spec.response.arithmetic != "float32" else []),
                 *(["with " + " and ".join(beside)] if beside else []),
                 *([f"{len(self.layers) or 'no'} layers"] if self.layers is not None else []),
             ]

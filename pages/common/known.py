@@ -16,6 +16,7 @@ from fss_core.specs import (
     SYNAPTIC_FILTERS,
     FssError,
     MeasurementSpec,
+    ResponseSpec,
     canonical_json,
     from_json,
 )
@@ -110,8 +111,10 @@ def list_measured(store: Store, *, expanded: bool = True) -> None:
 
 
 def _is_main(spec: MeasurementSpec) -> bool:
-    """Say whether these are the layers of a picture, not its whole network or its control."""
-    return spec.response.scope == "local" and spec.response.filters != (CONTROL_FILTER,)
+    """Say whether these are the layers of a picture that an address can name, not its whole network or its control."""
+    own = spec.response
+    named = ResponseSpec(filters=own.filters, num_thresholds=own.num_thresholds)
+    return own == named and own.filters != (CONTROL_FILTER,)
 
 
 def _what_of(spec: MeasurementSpec) -> tuple[str, str]:
