@@ -2,10 +2,10 @@
 
 Replays the published study as ``fss score --effort labels`` would have measured it: the images of a layer arrive in
 their order, and it stops when all its cells (a filter, clean or adversarial) have been called fragile or antifragile.
-Prints, for each published epoch, how many of the calls that all images decide as fragile or antifragile are found
-early, how many early calls differ from those of all images, and which share of the images is used where a layer stops
-when all its cells have (as it is measured), and, to compare, a filter when both of its cells have, or each cell by
-itself. Computes no network; takes a minute.
+Prints, for each published epoch, how many of the calls that all images decide as fragile or antifragile the bet finds,
+with the last image or before it, how many of its calls differ from those of all images, and which share of the images
+is used where a layer stops when all its cells have (as it is measured), and, to compare, a filter when both of its
+cells have, or each cell by itself. Computes no network; takes a minute.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fss_core.findings.cells import PublishedCell, list_cells
 from fss_core.reports import columns
 from fss_core.scores import MEAN_FILTER, score_responses
 from fss_core.specs import ScoreSpec
-from fss_core.stopping import Place, Stop, Stopping
+from fss_core.stopping import Place, Stop, Stopping, looks
 
 STOPPING = Stopping(spec=ScoreSpec())
 
@@ -52,8 +52,8 @@ def replay(cell: PublishedCell, epoch: int) -> tuple[tuple[int, int, int], tuple
     """Let the images of one epoch arrive in chunks.
 
     Returns:
-        How many cells all images decide as fragile or antifragile, how many of these are found early, and how many
-        early calls differ from those of all images; the shares of images used by layer, by filter and by cell; n.
+        How many cells all images decide as fragile or antifragile, how many of these the bet finds, and how many of
+        its calls differ from those of all images; the shares of images used by layer, by filter and by cell; n.
     """
     responses = cell.measured(epoch).responses
     full = {(row.layer, row.filter, row.kind): row for row in score_responses(responses).rows}
@@ -84,7 +84,8 @@ def _shares(stops: dict[Place, Stop | None], num_images: int) -> tuple[float, fl
             groups[belongs(place)] = max(groups.get(belongs(place), 0), number)
         return sum(groups.values()) / len(groups) / num_images
 
-    return max(needed.values()) / num_images, last(lambda place: place[0]), last(lambda place: place)
+    first = looks(num_images)[0]
+    return max(first, *needed.values()) / num_images, last(lambda place: place[0]), last(lambda place: place)
 
 
 if __name__ == "__main__":

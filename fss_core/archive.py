@@ -100,7 +100,7 @@ class ResponseArchive:
             self.store.delete_prefix(self._name(""))
             return
         for name in layers:
-            for part in ("layer", "facts"):
+            for part in ("layer", "facts", "stopped"):
                 self.store.delete_prefix(self._name(part, name, ""))
         self.store.delete_damaged(self._name(""))
 
@@ -258,21 +258,39 @@ class ResponseArchive:
         complete = tuple(response for response in found.values() if response is not None)
         return replace(responses, layers=complete), tuple(name for name, own in found.items() if own is None)
 
-    def num_prepared(self) -> int:
-        """Count the images, from the first on, that the unfiltered network has been run on."""
-        return self._count(lambda index: self.store.get(self._name("unfiltered", index)), "labels")
+    def mark_stopped(self, layer: str, measured: int, num_images: int) -> None:
+        """Note that a layer stopped after some images of those that were asked for, since its calls were decided."""
+        self.store.put(self._name("stopped", layer, "mark"), {}, meta={"measured": measured, "num_images": num_images})
 
-    def num_images(self) -> int:
+    def forget_stop(self, layer: str) -> None:
+        """Take back the note that a layer stopped."""
+        self.store.delete(self._name("stopped", layer, "mark"))
+
+    def _stopped(self, layer: str) -> tuple[int, int]:
+        found = self.store.get(self._name("stopped", layer, "mark"))
+        if found is None:
+            return 0, 0
+        meta = cast(dict[str, Any], found.meta)
+        return meta["measured"], meta["num_images"]
+
+    def num_images(self, *, stopping: bool = False) -> int:
         """Count the images, from the first on, on which the most layers are complete.
 
         While a finished measurement grows, that is the number it had; while the first one runs, the number it will
-        have.
+        have. A number at which a layer stopped since its calls were decided is none that anybody asked for.
+
+        Args:
+            stopping: count those that were asked for when layers last stopped.
         """
         header = self.header()
         if header is None:
             return 0
-        unfiltered = self.num_prepared()
-        counts = [min(unfiltered, number) for layer in header.layers if (number := self._num_complete(layer))]
+        marks = {layer: self._stopped(layer) for layer in header.layers}
+        if stopping and (asked := max(own for _, own in marks.values())):
+            return asked
+        unfiltered = self._count(lambda index: self.store.get(self._name("unfiltered", index)), "labels")
+        known = {layer: self._num_complete(layer) for layer in header.layers}
+        counts = [min(unfiltered, own) for layer, own in known.items() if own and own != marks[layer][0]]
         return max(counts, key=lambda number: (sum(own >= number for own in counts), number), default=unfiltered)
 
     def _num_complete(self, layer: str) -> int:

@@ -182,9 +182,8 @@ def find_measured(
         return None
     for name in layers or ():
         choose(name, header.layers, what=f"filterable layer in {spec.training.network} called", error=UnknownLayerError)
-    every = archive.num_images if stopping is None else archive.num_prepared
     found = archive.load(
-        every() if every_image else spec.num_images,
+        archive.num_images(stopping=stopping is not None) if every_image else spec.num_images,
         attack=attack,
         layers=layers,
         is_settled=None if stopping is None else stopping.is_settled,

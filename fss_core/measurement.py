@@ -24,6 +24,7 @@ from fss_core.specs import (
     EpsilonCalibration,
     Filter,
     MeasurementSpec,
+    StoreError,
     UnknownLayerError,
     adversarial_key,
     choose,
@@ -118,6 +119,13 @@ class Measurement:
         return load_network(self.checkpoint, device=self.spec.device, factory=self.flow.factory)
 
     @cached_property
+    def attacked(self) -> nn.Module:
+        """The same, simplified, to be attacked."""
+        from fss_core.engines import simplify
+
+        return simplify(self.model, self.dataset.image_shape, self.spec.device)
+
+    @cached_property
     def measurer(self) -> Measurer:
         """What filters its layers."""
         from fss_core.measuring import Measurer
@@ -152,7 +160,7 @@ class Measurement:
             split = self.dataset.calibration
             labels = torch.from_numpy(np.array(split.labels)).to(self.spec.device)
             calibration = calibrate_epsilon(
-                self.model,
+                self.attacked,
                 split.pixels().to(self.spec.device),
                 labels,
                 on_step=tell,
@@ -188,7 +196,7 @@ class Measurement:
             labels = torch.from_numpy(np.array(self._labels(chunk)))
             device = self.spec.device
             made = run_attack(
-                self.model,
+                self.attacked,
                 pixels[known:].to(device),
                 labels[known:].to(device),
                 self.attack,
@@ -302,7 +310,10 @@ class Measurement:
                     self._done += share
                     self.flow.tell("measure", self._done, self._total, layer)
                     if self._is_settled(layer, measured):
+                        self.archive.mark_stopped(layer, measured, self.spec.num_images)
                         break
+                else:
+                    self.archive.forget_stop(layer)
                 self._done = before + cost
         except LeaseHeldError:
             if wait:
@@ -329,8 +340,8 @@ class Measurement:
         """What the unfiltered network predicts on all images, and how many layers are called."""
         found = self.archive.load(self.spec.num_images, attack=self.attack, layers=())
         header = self.archive.header()
-        assert found is not None, "layers are measured after prepare()"
-        assert header is not None
+        if found is None or header is None:
+            raise StoreError("results vanished while they were measured (another process refreshed them); run again")
         return found[0], len(header.layers if self.layers is None else set(self.layers))
 
     def _measure_chunk(self, layer: str, chunk: Chunk, share: float) -> None:

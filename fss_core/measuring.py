@@ -240,9 +240,11 @@ class Measurer:
             attacked = run_attack(
                 network, images, labels.to(self.device), attack, num_classes=self.num_classes, on_pass=on_pass
             )
+        # The attack saw clean images in float32.
+        clean = attacked.classes if self.spec.arithmetic == "float32" else None
         adversarial = self._engine.prepare(attacked.pixels, tuple(weights)).predict(weights)
         return Predictions(
-            clean=self._classes(prepared.predict(weights) if attacked.classes is None else attacked.classes),
+            clean=self._classes(prepared.predict(weights) if clean is None else clean),
             adversarial=self._classes(adversarial),
             zero_gradient=attacked.zero_gradient.numpy(),
         )

@@ -159,7 +159,7 @@ def computing_in(arithmetic: Arithmetic, device_type: str) -> Iterator[None]:
 
 
 def full_precision(device_type: str = "cpu") -> AbstractContextManager[None]:
-    """Keep float32 products in float32 for a block, also inside one that computes in something else."""
+    """Keep float32 products in float32 for a block, also inside one that computes in something else on that device."""
     return computing_in("float32", device_type)
 
 

@@ -46,11 +46,13 @@ def columns(rows: Sequence[Sequence[str]], *, indent: str = "") -> list[str]:
     ]
 
 
-def _cell(score: Score) -> str:
+def _cell(score: Score, num_images: int) -> str:
+    """Write a score; with its number of images where that is not what is said beside it."""
     if score.score is None:
         return "· not measurable"
     mark = "*" if score.beyond_chance else ""
-    return f"{letter(score)}{mark} {signed_interval(score.score, score.low, score.high)}"
+    own = "" if score.num_images == num_images else f" (n = {score.num_images})"
+    return f"{letter(score)}{mark} {signed_interval(score.score, score.low, score.high)}{own}"
 
 
 def _accuracy(responses: Responses, kind: Kind) -> str:
@@ -126,9 +128,10 @@ def score_table(measured: Measured, scores: Scores, filters: Iterable[str]) -> l
         rows = [["layer", "kind", "live", *KINDS, *more]]
         for layer in measured.responses.layers:
             facts = layer.facts
-            cells = [_cell(by_cell[facts.name, name, kind]) for kind in KINDS]
+            num_images = layer.predictions.num_images
+            cells = [_cell(by_cell[facts.name, name, kind], num_images) for kind in KINDS]
             if own_images:
-                cells.append(str(layer.predictions.num_images))
+                cells.append(str(num_images))
             if (share := layer.zero_gradient_share) is not None:
                 cells.append(f"{share:.1%}")
             rows.append([facts.name, facts.kind, f"{facts.num_live / facts.num_weights:.0%}", *cells])

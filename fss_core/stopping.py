@@ -6,9 +6,10 @@ more, or η or less, has won enough. Such a bet may be looked at as often as one
 costs no validity. A robust call needs every image, and the difference of two scores stops nothing. A layer stops when
 all its cells have; one cell that is robust or undecided makes it use them all.
 
-A call is wrong with probability 1 − ``level`` at most: half of that is the bet's, half that of the interval over all
-images. Nothing but predictions is stored, as for any measurement: where a layer stopped is found again from them, a
-later measurement of all images goes on from there, and another tolerance or level stops elsewhere.
+A call is wrong, and an interval misses the score, with probability 1 − ``level`` at most, however a layer came to stop:
+half of that is the bet's (both of its sides, at all looks), half that of the interval over all images. Where a layer
+stopped is found again from the predictions that are stored, as of any measurement; a later measurement of all images
+goes on from there, and another tolerance or level stops elsewhere.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from fss_core.scores import (
     score_filters,
     why_not_measurable,
 )
-from fss_core.specs import ScoreSpec
+from fss_core.specs import IMAGES_PER_CHUNK, ScoreSpec
 
-IMAGES_PER_LOOK = 50
+IMAGES_PER_LOOK = IMAGES_PER_CHUNK // 2
 
 Place = tuple[str, Kind]
 """A cell of a layer: a filter, and clean or adversarial."""
@@ -99,7 +100,7 @@ class Stopping:
 
         Returns:
             As of :func:`fss_core.score_responses`, each score with the number of images it is from. The interval of one
-            that is not from all images is the bet's, which holds wherever the layer stopped.
+            that is not from all images is the bet's; those from all images are a little wider than without stopping.
         """
         level = self._level(responses, len(responses.layers))
         rows = tuple(row for layer in responses.layers for row in self._score_layer(responses, layer, level))
@@ -108,21 +109,25 @@ class Stopping:
         share = sum(used) / max(len(used) * responses.num_images, 1)
         together = "all together" if self.simultaneous else "each by itself"
         note = (
-            f"a layer was measured until all its calls were decided: {early} of {len(used)} layers stopped early, "
-            f"{share:.1%} of all images were used; a decided call is wrong with probability "
+            f"a layer stops as soon as all its calls are decided: {early} of {len(used)} layers did before the last "
+            f"image, {share:.1%} of all images were used; a decided call is wrong with probability "
             f"{1 - self.spec.level:.2g} at most, {together}"
         )
         return Scores(
             spec=self.spec,
-            level_per_score=level,
+            level_per_score=self._level_of_each(responses, len(responses.layers)),
             attack=responses.attack,
             rows=rows,
             cautions=(*responses.cautions, note),
         )
 
-    def _level(self, responses: Responses, num_layers: int) -> float:
+    def _level_of_each(self, responses: Responses, num_layers: int) -> float:
         num_scores = num_layers * len(score_filters(responses)) * len(KINDS)
         return level_of_each(self.spec.level, num_scores, simultaneous=self.simultaneous)
+
+    def _level(self, responses: Responses, num_layers: int) -> float:
+        """Say at which level the bet is, and the interval over all images, so that both hold at that of the score."""
+        return 1 - (1 - self._level_of_each(responses, num_layers)) / 2
 
     def _curves(self, responses: Responses, layer: LayerResponse) -> dict[Place, Curve]:
         own = first_images(responses, layer, layer.predictions.num_images)

@@ -343,6 +343,17 @@ def test_what_is_not_measurable_is_said_in_a_row_and_never_in_a_sentence(
         sentence(replace(row, columns=()), directory)
 
 
+def test_a_part_that_is_not_there_is_a_dash_in_a_row_and_refused_in_a_sentence(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fss_core.invariance.comparing.Comparison._null", lambda *_: None)
+    numbers = {"own": {"verb": "tau", "study": STUDY, "across": "epochs", "cell": OWN.name}}
+    row = Finding(id="it", group="", text="{own.value} | {own.null}", numbers=numbers, view="-", columns=("", "null"))
+    assert re.fullmatch(r"[−\d.]+ \| –", sentence(row, directory))
+    with pytest.raises(StoreError, match=r"finding it, \{own.null\}: there is none"):
+        sentence(replace(row, columns=()), directory)
+
+
 def change_digit(text: str) -> str:
     """Raise the last digit of the first interval of a section by one."""
     head, own = text.split(HEADING)

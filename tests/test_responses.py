@@ -392,25 +392,30 @@ def test_bf16_predicts_as_autocast_does_and_attacks_in_float32() -> None:
     got = measure_responses(model, pixels, labels, **how, arithmetic="bf16")
     assert (False, torch.bfloat16) in seen
     assert {dtype for with_gradient, dtype in seen if with_gradient} == {torch.float32}
-    hook.remove()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert got.unfiltered.clean.tolist() == model(pixels).argmax(1).tolist()
     assert got.spec.arithmetic == "bf16"
     seen.clear()
     measure_responses(model, pixels, labels, **how)
-    assert torch.bfloat16 not in {dtype for _, dtype in seen}
+    hook.remove()
+    assert {dtype for _, dtype in seen} == {torch.float32}
 
 
-def test_shorter_products_change_few_predictions_of_the_fast_engine() -> None:
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+def test_clean_predictions_are_in_the_same_arithmetic_whatever_is_attacked(engine: str) -> None:
     model, (pixels, labels) = make_plain(), make_images(40)
-    exact, short = (
-        measure_responses(model, pixels, labels, pixels, num_thresholds=5, arithmetic=own)
-        for own in ("float32", "bf16")
-    )
-    same = [
-        np.mean(a.predictions.clean == b.predictions.clean) for a, b in zip(exact.layers, short.layers, strict=True)
-    ]
-    assert np.mean(same) > 0.9
+    how: dict[str, Any] = {"num_thresholds": 5, "engine": engine, "arithmetic": "bf16"}
+    frozen = measure_responses(model, pixels, labels, pixels, **how)
+    anew = measure_responses(model, pixels, labels, attack=ADAPTIVE, **how)
+    exact = measure_responses(model, pixels, labels, pixels, **how | {"arithmetic": "float32"})
+    differ = 0
+    for short, own, full in zip(frozen.layers, anew.layers, exact.layers, strict=True):
+        same = short.predictions.clean == own.predictions.clean
+        if engine == "reference":
+            assert same.all()
+        assert same.mean() > 0.95  # products of other shapes may add up in another order
+        differ += int((short.predictions.clean != full.predictions.clean).sum())
+    assert 0 < differ < 0.1 * sum(own.predictions.clean.size for own in exact.layers)
 
 
 def test_tf32_is_for_nvidia_gpus(images: tuple[Tensor, Tensor]) -> None:

@@ -59,22 +59,22 @@ def _stopping(options: argparse.Namespace) -> Stopping | None:
     return Stopping(spec=score_spec(options), simultaneous=options.simultaneous)
 
 
-def _scored(measured: Measured, options: argparse.Namespace) -> Scores:
+def _scored(measured: Measured, options: argparse.Namespace, stopping: Stopping | None = None) -> Scores:
     from fss_core.scores import require_measurable, score_responses
 
-    if (stopping := _stopping(options)) is not None:
-        scores = stopping.score(measured.responses)
-        if options.strict:
-            require_measurable(scores.rows)
-        return scores
-    own = asdict(score_spec(options))
-    return score_responses(measured.responses, **own, simultaneous=options.simultaneous, strict=options.strict)
+    if stopping is None:
+        own = asdict(score_spec(options))
+        return score_responses(measured.responses, **own, simultaneous=options.simultaneous, strict=options.strict)
+    scores = stopping.score(measured.responses)
+    if options.strict:
+        require_measurable(scores.rows)
+    return scores
 
 
-def _print_measured(measured: Measured, options: argparse.Namespace) -> int:
+def _print_measured(measured: Measured, options: argparse.Namespace, stopping: Stopping | None = None) -> int:
     from fss_core import reports
 
-    scores = _scored(measured, options)
+    scores = _scored(measured, options, stopping)
     if options.json:
         print_json(reports.measured_json(measured, scores))
         return 0
@@ -99,28 +99,31 @@ def score(options: argparse.Namespace) -> int:
     if factory is None:
         choose(options.network, NETWORKS, what="network")
     spec = _measurement_spec(options)
+    stopping = _stopping(options)
+    if stopping is not None and options.workers:
+        raise ValueError("--effort labels is measured by this process; leave --workers out")
     quadrature(spec.response.num_thresholds, score_spec(options).integration)  # refuse it now, not after measuring
     request = MeasureRequest(
         spec=spec, layers=None if options.layers is None else tuple(options.layers), factory=options.factory
     )
     with Store() as store:
-        stopping = _stopping(options)
         found = None if options.refresh else find_measured(store, spec, layers=options.layers, stopping=stopping)
         if found is None or found.missing:
-            _measure(store, request, options, factory)
+            _measure(store, request, options, factory, stopping)
             found = find_measured(store, spec, layers=options.layers, stopping=stopping)
     if found is None or found.missing:
         raise StoreError("results vanished while they were measured (another process refreshed them); run again")
-    return _print_measured(found, options)
+    return _print_measured(found, options, stopping)
 
 
 def _measure(
-    store: Store, request: MeasureRequest, options: argparse.Namespace, factory: Callable[..., Any] | None
+    store: Store,
+    request: MeasureRequest,
+    options: argparse.Namespace,
+    factory: Callable[..., Any] | None,
+    stopping: Stopping | None,
 ) -> None:
     """Measure what is missing; everything, if what is there is to be forgotten."""
-    stopping = _stopping(options)
-    if stopping is not None and options.workers:
-        raise ValueError("--effort labels is measured by this process; leave --workers out")
     if options.refresh or stopping is not None:
         from fss_core.flow import Flow
         from fss_core.measurement import Measurement
@@ -128,9 +131,11 @@ def _measure(
         with bars() as show:
             flow = Flow(store, on_progress=show, factory=factory)
             own = Measurement(flow, request.spec, request.layers, refresh=options.refresh, stopping=stopping)
-            own.prepare() if stopping is None else own.measure()
-    if stopping is None:
-        do_request(store, request, options.workers)
+            if stopping is not None:
+                own.measure()
+                return
+            own.prepare()
+    do_request(store, request, options.workers)
 
 
 def _stored(options: argparse.Namespace) -> Measured:
@@ -163,7 +168,10 @@ def show(options: argparse.Namespace) -> int:
         return _show_all(options)
     if any(value is None for value in given):
         raise ValueError("give --network, --dataset and --epoch, or none of them for the list of all measurements")
-    return _print_measured(_elsewhere(options) or _stored(options), options)
+    elsewhere = _elsewhere(options)
+    if elsewhere is not None:
+        return _print_measured(elsewhere, options)
+    return _print_measured(_stored(options), options, _stopping(options))
 
 
 def _elsewhere(options: argparse.Namespace) -> Measured | None:
@@ -176,7 +184,7 @@ def _elsewhere(options: argparse.Namespace) -> Measured | None:
     if options.layers is not None:
         return None
     with Store() as store, suppress(DataError, UnknownNameError):
-        found = find_measured(store, spec, every_image=every_image)
+        found = find_measured(store, spec, every_image=every_image, stopping=_stopping(options))
         if found is not None and found.responses.layers:
             return None
     for collection in (imported(), published()):

@@ -31,7 +31,8 @@ class Quantity:
 
     Attributes:
         text: with its interval, if it has one; where there is no number, what a row of a table says in its place.
-        parts: its parts by name, each as it is written: ``value``, ``low``, ``high``, ``n``, and others.
+        parts: its parts by name, each as it is written: ``value``, ``low``, ``high``, ``n``, and others; empty where
+            there is none.
         missing: why there is no number; empty if there is one. A sentence cannot quote what is missing.
         page: the page of the dashboard that shows it.
         spec: the measurement that the page is to show; ``None`` if it has no such thing.
@@ -281,7 +282,7 @@ def retraining(
         raise StoreError(f"{rule} against {against} in {cell} cannot be quoted: it was not run")
     parts = {"n": str(comparison.num_images), **budget, "outcome": lines[against]}
     if judged not in difference:
-        return Quantity(text="not tested", parts=parts, missing=f"{rule} chooses no layer there", **page)
+        return Quantity(text="not tested", parts=parts, missing=f"there is nothing to compare {rule} with", **page)
     found: Estimate = difference[judged]
     text, interval = _interval(found.value, found.low, found.high, digits, sign=True)
     parts |= interval | {
@@ -436,7 +437,7 @@ def _agreement(
         null, _ = _interval(own.null.mean, own.null.low, own.null.high, digits)
         parts |= {"null": null, "p": number(own.null.share_as_high, 3)}
     else:
-        parts["null"] = "none"
+        parts |= {"null": "", "p": ""}
     return Quantity(text=text, parts=parts, **page)
 
 

@@ -169,9 +169,12 @@ def sentence(finding: Finding, directory: Path) -> str:
                 raise StoreError(f"finding {finding.id}, {{{name}}}: {own.text}: {own.missing}")
             if part is None:
                 return own.text
-            if own.missing and part not in own.parts:
-                return "–"
-            return own.parts[choose(part, own.parts, what=f"part of {name}")]
+            if not own.missing:
+                choose(part, own.parts, what=f"part of {name}")
+            written = own.parts.get(part, "")
+            if not written and not finding.columns:
+                raise StoreError(f"finding {finding.id}, {{{name}.{part}}}: there is none")
+            return written or "–"
         except UnknownNameError as error:
             raise StoreError(f"finding {finding.id}: {error}") from error
 
