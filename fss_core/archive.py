@@ -7,6 +7,7 @@ chunk of images, and the filtered networks' per layer, filter and chunk. A chunk
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -100,7 +101,7 @@ class ResponseArchive:
             self.store.delete_prefix(self._name(""))
             return
         for name in layers:
-            for part in ("layer", "facts", "stopped"):
+            for part in ("layer", "facts"):
                 self.store.delete_prefix(self._name(part, name, ""))
         self.store.delete_damaged(self._name(""))
 
@@ -258,40 +259,43 @@ class ResponseArchive:
         complete = tuple(response for response in found.values() if response is not None)
         return replace(responses, layers=complete), tuple(name for name, own in found.items() if own is None)
 
-    def mark_stopped(self, layer: str, measured: int, num_images: int) -> None:
-        """Note that a layer stopped after some images of those that were asked for, since its calls were decided."""
-        self.store.put(self._name("stopped", layer, "mark"), {}, meta={"measured": measured, "num_images": num_images})
+    def note_asked(self, num_images: int, *, stopping: bool) -> None:
+        """Note that so many images were asked for: of every layer, or until its calls are decided (``stopping``)."""
+        before = self._asked()
+        if not before and (already := self.num_images()):  # measured before such notes were kept
+            self.store.put(self._name("asked", already, "full"), {}, meta={"when": 0.0})
+        how = "labels" if stopping else "full"
+        self.store.put(self._name("asked", num_images, how), {}, meta={"when": time.time()})
 
-    def forget_stop(self, layer: str) -> None:
-        """Take back the note that a layer stopped."""
-        self.store.delete(self._name("stopped", layer, "mark"))
-
-    def _stopped(self, layer: str) -> tuple[int, int]:
-        found = self.store.get(self._name("stopped", layer, "mark"))
-        if found is None:
-            return 0, 0
-        meta = cast(dict[str, Any], found.meta)
-        return meta["measured"], meta["num_images"]
+    def _asked(self) -> dict[tuple[int, str], float]:
+        """Read how many images were asked for, and how, and when last."""
+        found = {}
+        prefix = self._name("asked", "")
+        for name in self.store.keys(prefix):
+            number, how = name.removeprefix(prefix).split("/")
+            if (piece := self.store.get(name)) is not None:
+                found[int(number), how] = float(cast(dict[str, Any], piece.meta)["when"])
+        return found
 
     def num_images(self, *, stopping: bool = False) -> int:
-        """Count the images, from the first on, on which the most layers are complete.
+        """Count the images, of the numbers that were asked for, on which the most layers are complete.
 
         While a finished measurement grows, that is the number it had; while the first one runs, the number it will
-        have. A number at which a layer stopped since its calls were decided is none that anybody asked for.
+        have. It is never a number at which a layer merely stopped.
 
         Args:
-            stopping: count those that were asked for when layers last stopped.
+            stopping: take what was asked for last until calls are decided, if anything was.
         """
         header = self.header()
         if header is None:
             return 0
-        marks = {layer: self._stopped(layer) for layer in header.layers}
-        if stopping and (asked := max(own for _, own in marks.values())):
-            return asked
+        asked = self._asked()
+        if stopping and (until := {number: when for (number, how), when in asked.items() if how == "labels"}):
+            return max(until, key=lambda number: until[number])
         unfiltered = self._count(lambda index: self.store.get(self._name("unfiltered", index)), "labels")
-        known = {layer: self._num_complete(layer) for layer in header.layers}
-        counts = [min(unfiltered, own) for layer, own in known.items() if own and own != marks[layer][0]]
-        return max(counts, key=lambda number: (sum(own >= number for own in counts), number), default=unfiltered)
+        counts = [min(unfiltered, number) for layer in header.layers if (number := self._num_complete(layer))]
+        numbers = {min(unfiltered, number) for number, _ in asked} or counts
+        return max(numbers, key=lambda number: (sum(own >= number for own in counts), number), default=unfiltered)
 
     def _num_complete(self, layer: str) -> int:
         """Count the images, from the first on, that a layer was measured on under every filter."""

@@ -89,31 +89,6 @@ def make_engine(name: EngineName, model: nn.Module, image_shape: tuple[int, ...]
     return ReferenceEngine(model, sample)
 
 
-def simplify(model: nn.Module, image_shape: tuple[int, ...], device: str = "cpu") -> nn.Module:
-    """Make a network that computes the same, quicker, to attack it or to count what it gets right.
-
-    An attack spends its time in passes forward and back through the whole network; PGD through the fast engine's graph
-    takes 0.54 of the time for ShuffleNet V2, 0.69 for ResNet-18, 0.95 for SqueezeNet (28 × 28, two threads). Products
-    are rounded in another order, which a gradient near zero can turn into another step of a pixel.
-
-    Args:
-        model: pixels (N, C, H, W) → logits; copied, never changed.
-        image_shape: (C, H, W).
-        device: where to run.
-
-    Returns:
-        The fast engine's network, in eval mode; where a network cannot be traced, a copy of it.
-
-    Raises:
-        NotFiniteError: the network gives no numbers for a grey ramp.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UntraceableNetworkWarning)
-        engine = make_engine("fast", model, image_shape, device)
-    with engine.replaced({}) as network:
-        return network
-
-
 @contextmanager
 def _swapped(modules: Mapping[str, nn.Module], weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Lend modules other weights for a block."""

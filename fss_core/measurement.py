@@ -119,13 +119,6 @@ class Measurement:
         return load_network(self.checkpoint, device=self.spec.device, factory=self.flow.factory)
 
     @cached_property
-    def attacked(self) -> nn.Module:
-        """The same, simplified, to be attacked."""
-        from fss_core.engines import simplify
-
-        return simplify(self.model, self.dataset.image_shape, self.spec.device)
-
-    @cached_property
     def measurer(self) -> Measurer:
         """What filters its layers."""
         from fss_core.measuring import Measurer
@@ -160,7 +153,7 @@ class Measurement:
             split = self.dataset.calibration
             labels = torch.from_numpy(np.array(split.labels)).to(self.spec.device)
             calibration = calibrate_epsilon(
-                self.attacked,
+                self.model,
                 split.pixels().to(self.spec.device),
                 labels,
                 on_step=tell,
@@ -196,7 +189,7 @@ class Measurement:
             labels = torch.from_numpy(np.array(self._labels(chunk)))
             device = self.spec.device
             made = run_attack(
-                self.attacked,
+                self.model,
                 pixels[known:].to(device),
                 labels[known:].to(device),
                 self.attack,
@@ -245,6 +238,7 @@ class Measurement:
             )
         for chunk in chunks(self.spec.num_images):
             self._unfiltered(chunk)
+        self.archive.note_asked(self.spec.num_images, stopping=self._stopping is not None)
         self.flow.store.record(self.archive.key, self._description())
         return header
 
@@ -310,10 +304,7 @@ class Measurement:
                     self._done += share
                     self.flow.tell("measure", self._done, self._total, layer)
                     if self._is_settled(layer, measured):
-                        self.archive.mark_stopped(layer, measured, self.spec.num_images)
                         break
-                else:
-                    self.archive.forget_stop(layer)
                 self._done = before + cost
         except LeaseHeldError:
             if wait:

@@ -266,6 +266,16 @@ def test_a_layer_that_stopped_hides_nothing_of_the_others(cache: Path) -> None:
         np.testing.assert_array_equal(
             found.responses.layers[0].predictions.clean, whole.responses.layers[0].predictions.clean
         )
+        # Nor does a filter by itself, or another rule, make a number of the one at which a layer stopped.
+        one = replace(spec, response=replace(spec.response, filters=("high_pass",)))
+        flow.measure(one)
+        other = Stopping(spec=ScoreSpec(reference="retained"))
+        flow.measure(spec, stopping=other)
+        archive = archive_of(store, spec, found.checkpoint, found.card, spec.attack(0.02))
+        assert archive.num_images() == 110
+        flow.measure(SPEC, layers=["fc"])
+        assert archive.num_images() == bars.NUM_PROBE  # asked for, and complete in as many layers as 110 are
+        assert archive.num_images(stopping=True) == 110
 
 
 def test_what_is_stopped_is_looked_up_and_what_was_interrupted_goes_on(cache: Path) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from fss_core.attacks import evaluating, run_attack
 from fss_core.data import Split
-from fss_core.engines import simplify
 from fss_core.models import full_precision
 from fss_core.retraining.results import Judged, Judgement
 from fss_core.retraining.spec import judging_attacks
@@ -46,10 +45,7 @@ class Judge:
         self._labels = torch.from_numpy(np.array(report.labels[:num_images]))
         self._device = device
         self._on_pass = on_pass
-        self._transfer = self._attack(self._simplified(before), "fgsm", (0.0, 0.0))
-
-    def _simplified(self, network: nn.Module) -> nn.Module:
-        return simplify(network, tuple(self._pixels.shape[1:]), self._device)
+        self._transfer = self._attack(before, "fgsm", (0.0, 0.0))
 
     def judge(self, network: nn.Module) -> Judgement:
         """Judge one network; it is left as it is.
@@ -57,7 +53,6 @@ class Judge:
         Returns:
             What it gets right of each kind of image.
         """
-        network = self._simplified(network)
         right: dict[Judged, npt.NDArray[np.bool_]] = {
             "clean": self._right(network, self._pixels),
             "transfer": self._right(network, self._transfer),
