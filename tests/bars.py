@@ -7,6 +7,7 @@ here can be copied: it holds the registered folder, prepared, and the network im
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
+    import pytest
     from torch import nn
 
 DATASET, NETWORK, FACTORY, EPOCH = "bars", "bars_net", "bars:make_network", 3
@@ -74,6 +76,22 @@ def make_cache(root: Path) -> Path:
     safetensors.torch.save_file(make_network(num_classes=4, num_channels=1).state_dict(), weights)
     import_checkpoint(weights, network=NETWORK, dataset=DATASET, epoch=EPOCH, factory=FACTORY)
     return root
+
+
+def make_template(factory: pytest.TempPathFactory) -> Path:
+    """Make such a cache in a directory of its own, for tests to copy."""
+    import pytest
+
+    root = factory.mktemp("bars")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FSS_CACHE_DIR", str(root))
+        return make_cache(root)
+
+
+def stop_after(num_calls: int) -> Callable[[], bool]:
+    """Say that work must stop when it has been asked for so many times."""
+    calls = iter(range(num_calls))
+    return lambda: next(calls, None) is None
 
 
 def environment(cache: Path) -> dict[str, str]:

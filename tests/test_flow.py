@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -56,10 +56,7 @@ NUM_CELLS = len(bars.LAYERS) * 3 * 5
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("bars")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FSS_CACHE_DIR", str(root))
-        return bars.make_cache(root)
+    return bars.make_template(tmp_path_factory)
 
 
 @pytest.fixture
@@ -95,11 +92,6 @@ def counted_forwards() -> Iterator[list[int]]:
 def measure(store: Store, spec: MeasurementSpec = SPEC, **options: Any) -> Measured:
     own = {name: options.pop(name) for name in ("on_progress", "should_stop") if name in options}
     return Flow(store, factory=bars.make_network, **own).measure(spec, **options)
-
-
-def stop_after(num_calls: int) -> Callable[[], bool]:
-    calls = iter(range(num_calls))
-    return lambda: next(calls, None) is None
 
 
 def assert_same(found: Responses, expected: Responses) -> None:
@@ -217,7 +209,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 ) -> None:
     spec = replace(SPEC, num_images=bars.NUM_PROBE)
     with pytest.raises(Cancelled, match="run again to go on"):
-        measure(store, spec, should_stop=stop_after(num_calls))
+        measure(store, spec, should_stop=bars.stop_after(num_calls))
     pieces = set(store.keys("responses/"))
     finished = sum("/layer/" in piece for piece in pieces) // 3
     begun = len(measured_calls)
@@ -231,13 +223,13 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 def test_some_interruption_comes_after_the_first_chunk(store: Store) -> None:
     """Otherwise the test above would only ever begin again."""
     with pytest.raises(Cancelled):
-        measure(store, replace(SPEC, num_images=bars.NUM_PROBE), should_stop=stop_after(40))
+        measure(store, replace(SPEC, num_images=bars.NUM_PROBE), should_stop=bars.stop_after(40))
     assert 3 <= sum("/layer/" in key for key in store.keys("responses/")) < 12
 
 
 def test_an_interruption_releases_what_was_claimed(store: Store) -> None:
     with pytest.raises(Cancelled):
-        measure(store, should_stop=stop_after(12))
+        measure(store, should_stop=bars.stop_after(12))
     with store.index.connect() as connection:
         assert connection.execute("SELECT count(*) FROM leases").fetchone() == (0,)
 
@@ -379,7 +371,7 @@ def test_nothing_is_found_before_anything_was_measured(store: Store) -> None:
 @pytest.mark.parametrize("num_calls", [0, 1, 2, 3, 10])
 def test_whatever_was_interrupted_can_be_looked_up(store: Store, num_calls: int) -> None:
     with pytest.raises(Cancelled):
-        measure(store, should_stop=stop_after(num_calls))
+        measure(store, should_stop=bars.stop_after(num_calls))
     for every_image in (False, True):
         found = find_measured(store, SPEC, every_image=every_image)
         if found is not None:
@@ -402,7 +394,7 @@ def test_an_interrupted_growth_does_not_hide_what_is_complete(store: Store) -> N
     """More images were asked for, and only the unfiltered network had been run on them."""
     measure(store)
     with pytest.raises(Cancelled):
-        measure(store, replace(SPEC, num_images=bars.NUM_PROBE), should_stop=stop_after(5))
+        measure(store, replace(SPEC, num_images=bars.NUM_PROBE), should_stop=bars.stop_after(5))
     found = find_measured(store, SPEC, every_image=True)
     assert found is not None
     assert [layer.facts.name for layer in found.responses.layers] == list(bars.LAYERS)

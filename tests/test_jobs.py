@@ -62,10 +62,7 @@ ALL_TASKS = ["layers:conv", "layers:fc", "whole:(all layers)", "control:conv", "
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("bars")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FSS_CACHE_DIR", str(root))
-        return bars.make_cache(root)
+    return bars.make_template(tmp_path_factory)
 
 
 @pytest.fixture

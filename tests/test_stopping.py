@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from test_scores import make_responses
 
 from fss_core.archive import chunks
 from fss_core.flow import Flow, archive_of, find_measured
-from fss_core.intervals import betting_interval
+from fss_core.intervals import Estimand, betting_interval
 from fss_core.responses import Responses
 from fss_core.scores import score_responses
 from fss_core.specs import (
@@ -127,8 +126,6 @@ def test_a_layer_that_stopped_is_scored_on_its_own_images_with_an_interval_that_
     z = (responses.unfiltered.clean == responses.labels)[:100].astype(float)
     assert (own.num_images, own.call, own.certainty) == (100, "fragile", "decided")
     assert own.score == pytest.approx((0 - 0.1) / (z.mean() - 0.1) - 1)
-    from fss_core.intervals import Estimand
-
     bet = betting_interval(Estimand(chance=0.1, reference=1.0), np.zeros(100), z, HALF)
     assert (own.low, own.high) == pytest.approx(bet)
     assert rows["layer0", "mean", "difference"].num_images == 100
@@ -207,19 +204,11 @@ USED = {"conv": IMAGES_PER_LOOK, "fc": 2 * IMAGES_PER_LOOK}
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("bars")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FSS_CACHE_DIR", str(root))
-        return bars.make_cache(root)
+    return bars.make_template(tmp_path_factory)
 
 
 def predictions_of(responses: Responses, kind: str = "clean") -> dict[str, npt.NDArray[np.unsignedinteger]]:  # type: ignore[type-arg]
     return {own.facts.name: getattr(own.predictions, kind) for own in responses.layers}
-
-
-def stop_after(num_calls: int) -> Callable[[], bool]:
-    calls = iter(range(num_calls))
-    return lambda: next(calls, None) is None
 
 
 def test_layers_stop_and_measuring_all_images_goes_on_from_there(cache: Path) -> None:
@@ -281,7 +270,7 @@ def test_a_layer_that_stopped_hides_nothing_of_the_others(cache: Path) -> None:
 def test_what_is_stopped_is_looked_up_and_what_was_interrupted_goes_on(cache: Path) -> None:
     with Store() as store:
         with pytest.raises(Cancelled):
-            Flow(store, factory=bars.make_network, should_stop=stop_after(12)).measure(SPEC, stopping=STOPPING)
+            Flow(store, factory=bars.make_network, should_stop=bars.stop_after(12)).measure(SPEC, stopping=STOPPING)
         first = Flow(store, factory=bars.make_network).measure(SPEC, stopping=STOPPING)
         told: list[object] = []
         again = Flow(store, factory=bars.make_network, on_progress=told.append).measure(SPEC, stopping=STOPPING)
