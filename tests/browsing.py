@@ -19,7 +19,7 @@ from typing import TypeVar
 from urllib.parse import urlencode
 
 import psutil
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = shutil.which("chromium")
@@ -203,6 +203,12 @@ class Explore:
         page.set_default_timeout(60_000)
         page.on("websocket", self._listen)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("console", self._listen_to_plotly)
+
+    def _listen_to_plotly(self, message: ConsoleMessage) -> None:
+        """Note what Plotly does not understand: it draws something else in its place, and says so here only."""
+        if message.text.startswith(("WARN:", "ERROR:")):
+            self.complaints.append(message.text)
 
     def _listen(self, socket: object) -> None:
         for event in ("framereceived", "framesent"):

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from PIL import Image
 from test_scores import make_responses, random_responses
@@ -321,6 +322,7 @@ def test_a_page_of_its_own_needs_no_network(responses: Responses, facts: LayerFa
     assert "<script src=" not in page
     assert f"background:{DARK.ground}" in page
     assert f"background:{LIGHT.ground}" in figures.standalone_html(figure, "Response")
+    assert "Plotly.downloadImage(plot" in page
 
 
 def test_long_names_keep_their_ends() -> None:
@@ -406,17 +408,28 @@ def test_curves_and_histogram_share_their_axis(responses: Responses, facts: Laye
     assert (rule.x0 - low) / (high - low) == pytest.approx(above.layout.shapes[-1].x0) == pytest.approx(2 / 6)
 
 
+def bars_of(figure: go.Figure) -> dict[float, tuple[int, str]]:
+    """Read the bars of a histogram: place → how many weights, and the colour."""
+    bars = [
+        (x, (count, trace.marker.color))
+        for trace in traces(figure, "bar")
+        for x, count in zip(trace.x.tolist(), trace.y.tolist(), strict=True)
+    ]
+    assert len(dict(bars)) == len(bars)  # none is drawn twice
+    return dict(bars)
+
+
 @pytest.mark.parametrize("log_counts", [False, True])
 def test_the_removed_part_of_the_histogram_is_shaded(responses: Responses, facts: LayerFacts, log_counts: bool) -> None:
     removed = removed_weights(facts, responses.rows, "pulse", 3)
     figure = figures.histogram_figure(facts, removed, log_counts=log_counts)
-    (bars,) = traces(figure, "bar")
-    assert bars.y.tolist() == facts.histogram.tolist()
+    bars = bars_of(figure)
+    assert [bars[x][0] for x in sorted(bars)] == facts.histogram.tolist()
     shade, rule = figure.layout.shapes
     assert (shade.x0, shade.x1) == pytest.approx((-1 / 6, 1 / 6))
     assert rule.x0 == 0
-    for x, colour in zip(bars.x.tolist(), bars.marker.color, strict=True):
-        assert (colour == LIGHT.accent) == (-1 / 6 <= x <= 1 / 6)
+    for x, (_, colour) in bars.items():
+        assert colour == (LIGHT.accent if -1 / 6 <= x <= 1 / 6 else LIGHT.muted)
     assert figure.layout.yaxis.type == ("log" if log_counts else "linear")
     assert figure.layout.annotations[0].text == removed.sentence
 
@@ -425,7 +438,7 @@ def test_the_control_shades_nothing_and_the_whole_network_has_no_histogram(
     responses: Responses, facts: LayerFacts
 ) -> None:
     random = figures.histogram_figure(facts, removed_weights(facts, responses.rows, CONTROL_FILTER, 3))
-    assert set(traces(random, "bar")[0].marker.color) == {LIGHT.muted}
+    assert {colour for _, colour in bars_of(random).values()} == {LIGHT.muted}
     assert len(random.layout.shapes) == 1
     whole = replace(facts, thresholds=np.empty(0), histogram=np.empty(0, dtype=np.int64))
     figure = figures.histogram_figure(whole, removed_weights(whole, responses.rows, "pulse", 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -184,7 +185,12 @@ def test_verdicts_are_filled_where_the_interval_leaves_zero(dark: bool) -> None:
 def test_enlarging_enlarges_what_is_read(responses: Responses) -> None:
     area = score_area(responses, "hurts", "high_pass", "clean", ScoreSpec())
     plain = figures.area_figure(area, threshold_index=2)
-    large = figures.enlarged(figures.area_figure(area, threshold_index=2), 1.5)
+    before = plain.to_json()
+    large = figures.enlarged(plain, 1.5)
+    assert plain.to_json() == before
+    assert [json.loads(own.to_json())["x"] for own in large.data] == [
+        json.loads(own.to_json())["x"] for own in plain.data
+    ]
     assert large.layout.height == 1.5 * plain.layout.height
     assert large.layout.margin.l == 1.5 * plain.layout.margin.l
     for place in ("font", "xaxis.tickfont", "xaxis.title.font", "yaxis.tickfont", "hoverlabel.font"):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
 from fss_core.figures.cells import CELL, EDGE, GAP, cell_at, draw_cells
+from fss_core.figures.drawing import Drawing
 from fss_core.figures.grids import MOST_CELLS
 from fss_core.figures.heat import ROW_HEIGHT, left_margin, pale_ground, readable_on, row_names, words
-from fss_core.figures.style import empty_figure, palette, plain, shorten, small
+from fss_core.figures.style import palette, plain, shorten, small
 from fss_core.invariance.grids import AgreementGrid
 from fss_core.invariance.results import Invariance, Statistic
 from fss_core.numerals import number, with_interval
@@ -60,42 +62,43 @@ def agreement_heatmap(grid: AgreementGrid, *, dark: bool = False) -> go.Figure:
     titles = _group_titles(grid)
     top = _TOP + _LINE_HEIGHT * max(title.count("<br>") for title in titles)
     right = max(int(x[-1]) - EDGE, _FEWEST * CELL)
-    figure = empty_figure(
+    drawing = Drawing(
         dark,
         height=top + _BOTTOM + ROW_HEIGHT * max(num_rows, 2),
         margin={"l": left_margin(grid.rows), "r": 8, "t": top, "b": _BOTTOM},
     )
-    figure.update_layout(hovermode="closest", hoverdistance=-1, showlegend=False)
-    figure.update_xaxes(
+    drawing.update_layout(hovermode="closest", hoverdistance=-1, showlegend=False)
+    drawing.update_axis(
+        "x",
         range=[EDGE, right + (_MARK if any(grid.marks) else 0)],
         tickvals=x,
         ticktext=[own.text for own in grid.columns],
         ticks="",
         showticklabels=False,
     )
-    figure.update_yaxes(range=[y[-1] - EDGE, EDGE], tickvals=y, ticktext=grid.row_texts, ticks="", showticklabels=False)
+    drawing.update_axis(
+        "y", range=[y[-1] - EDGE, EDGE], tickvals=y, ticktext=grid.row_texts, ticks="", showticklabels=False
+    )
     there = np.array([own.is_there for own in grid.columns])
     headings = np.array([plain(text) for text in column_headings(grid)])
-    draw_cells(figure, grid, x, y, colours, grid.normalise)
-    figure.add_traces(
-        [
-            words(np.full(num_rows, EDGE), y, row_names(grid.rows), colours.ink, position="middle left"),
-            *(
-                words(x[own], np.full(int(own.sum()), EDGE), headings[own].tolist(), ink, position="top center")
-                for own, ink in ((there, colours.ink), (~there, colours.muted))
-                if own.any()
-            ),
-        ]
+    draw_cells(drawing, grid, x, y, colours, grid.normalise)
+    drawing.add_traces(
+        words(np.full(num_rows, EDGE), y, row_names(grid.rows), colours.ink, position="middle left"),
+        *(
+            words(x[own], np.full(int(own.sum()), EDGE), headings[own].tolist(), ink, position="top center")
+            for own, ink in ((there, colours.ink), (~there, colours.muted))
+            if own.any()
+        ),
     )
     if any(grid.marks):
         place = np.full(num_rows, x[-1] - EDGE + 4)
-        figure.add_trace(words(place, y, list(grid.marks), colours.muted, position="middle right"))
-        figure.add_trace(words(place[:1], np.array([EDGE]), ["stays"], colours.muted, position="top right"))
+        drawing.add_traces(words(place, y, list(grid.marks), colours.muted, position="middle right"))
+        drawing.add_traces(words(place[:1], np.array([EDGE]), ["stays"], colours.muted, position="top right"))
     start = 0
     for title, (_, width) in zip(titles, grid.groups, strict=True):
         own = x[start : start + width]
         left, end = int(own[0]) + EDGE, int(own[-1]) - EDGE
-        figure.add_annotation(
+        drawing.add_annotation(
             text=f"<b>{title}</b>",
             align="left",
             x=left,
@@ -104,12 +107,11 @@ def agreement_heatmap(grid: AgreementGrid, *, dark: bool = False) -> go.Figure:
             yref="paper",
             yshift=20,
             yanchor="bottom",
-            showarrow=False,
             font={"size": 12, "color": colours.ink},
         )
-        pale_ground(figure, colours, (left, end), (EDGE, int(y[-1]) - EDGE))
+        pale_ground(drawing, colours, (left, end), (EDGE, int(y[-1]) - EDGE))
         start += width
-    return figure
+    return drawing.finished()
 
 
 def column_headings(grid: AgreementGrid) -> list[str]:
@@ -210,52 +212,51 @@ def tau_matrix(found: Invariance, titles: dict[str, str], *, dark: bool = False)
     names = [f"{plain(shorten(titles[label], 18))} " for label in labels]
     side = 44 if size <= _WITH_INTERVALS else 26
     longest = max(map(len, names))
-    slant = {"tickangle": -30} if longest > _LONGEST_LEVEL else {}
-    bottom = 20 + round(3.4 * longest) if slant else 40
-    figure = empty_figure(
+    slant: dict[str, Any] = {"tickangle": -30} if longest > _LONGEST_LEVEL else {}
+    left, bottom = 16 + round(6.3 * longest), 20 + round(3.4 * longest) if slant else 40
+    drawing = Drawing(
         dark,
         height=40 + max(side * size, 60) + bottom,
-        margin={"l": 16 + round(6.3 * longest), "r": 8, "t": 30, "b": bottom},
+        margin={"l": left, "r": 8, "t": 30, "b": bottom},
     )
-    figure.update_layout(hovermode="closest", showlegend=False)
+    drawing.update_layout(hovermode="closest", showlegend=False)
     places = np.arange(size)
-    figure.update_xaxes(range=[-0.5, size - 0.5], tickvals=places, ticktext=names, ticks="", side="bottom", **slant)
-    figure.update_yaxes(range=[size - 0.5, -0.5], tickvals=places, ticktext=names, ticks="")
-    figure.add_trace(
-        go.Heatmap(
-            x=small(places),
-            y=small(places),
-            z=small(z),
-            zmin=-1,
-            zmax=1,
-            colorscale=[list(stop) for stop in colours.scale],
-            showscale=False,
-            xgap=1,
-            ygap=1,
-            text=hover,
-            hovertemplate="%{text}<extra></extra>",
-            hoverongaps=True,
-        )
+    drawing.update_axis(
+        "x", range=[-0.5, size - 0.5], tickvals=places, ticktext=names, ticks="", side="bottom", **slant
+    )
+    drawing.update_axis("y", range=[size - 0.5, -0.5], tickvals=places, ticktext=names, ticks="")
+    drawing.add_heatmap(
+        x=small(places),
+        y=small(places),
+        z=small(z),
+        zmin=-1,
+        zmax=1,
+        colorscale=[list(stop) for stop in colours.scale],
+        showscale=False,
+        xgap=1,
+        ygap=1,
+        text=hover,
+        hovertemplate="%{text}<extra></extra>",
+        hoverongaps=True,
     )
     inks = np.where(np.isfinite(z), readable_on((np.nan_to_num(z) + 1) / 2, colours.scale), colours.muted)
     for ink in np.unique(inks).tolist():
         rows, columns = np.nonzero(inks == ink)
-        figure.add_trace(words(columns, rows, [texts[i][j] for i, j in zip(rows, columns, strict=True)], ink))
-    figure.add_annotation(
+        drawing.add_traces(words(columns, rows, [texts[i][j] for i, j in zip(rows, columns, strict=True)], ink))
+    drawing.add_annotation(
         text="<b>Kendall’s τ</b>; on the diagonal, slanted: its ceiling",
         x=0,
-        xshift=8 - int(figure.layout.margin.l),
+        xshift=8 - left,
         y=1,
         xref="paper",
         yref="paper",
         xanchor="left",
         yanchor="bottom",
         yshift=6,
-        showarrow=False,
         font={"size": 12, "color": colours.ink},
     )
-    pale_ground(figure, colours, (-0.5, size - 0.5), (-0.5, size - 0.5))
-    return figure
+    pale_ground(drawing, colours, (-0.5, size - 0.5), (-0.5, size - 0.5))
+    return drawing.finished()
 
 
 def tau_matrix_alt(found: Invariance, titles: dict[str, str]) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from fss_core.figures.style import empty_figure, interval_marks, palette, plain, small
+from fss_core.figures.drawing import Drawing, interval_marks
+from fss_core.figures.style import palette, plain, small
 from fss_core.numerals import signed, signed_interval
 from fss_core.scores import Score
 from fss_core.summaries import ScoreArea, filter_title, letter
@@ -29,24 +30,23 @@ def area_figure(area: ScoreArea, *, threshold_index: int, dark: bool = False) ->
         The figure; below the reference in orange, above it in blue.
     """
     colours = palette(dark)
-    figure = empty_figure(dark, height=380, margin={"l": 58, "r": 14, "t": 30, "b": 48})
-    figure.update_layout(showlegend=False, hovermode="closest")
+    drawing = Drawing(dark, height=380, margin={"l": 58, "r": 14, "t": 30, "b": 48})
+    drawing.update_layout(showlegend=False, hovermode="closest")
     low = min(-0.1, float(np.nanmin(area.relative)) - 0.05) if not area.reason else -0.1
     high = max(1.15, float(np.nanmax(area.relative)) + 0.05) if not area.reason else 1.15
-    figure.update_xaxes(range=[0, 1], title_text="threshold position t", **_RULED)
-    figure.update_yaxes(
+    drawing.update_axis("x", range=[0, 1], title="threshold position t", **_RULED)
+    drawing.update_axis(
+        "y",
         range=[low, high],
-        title_text="r: 1 unfiltered, 0 chance",
+        title="r: 1 unfiltered, 0 chance",
         tickvals=[0, 0.5, 1],
         showgrid=True,
         gridcolor=colours.faint,
         **_RULED,
     )
     if area.reason:
-        figure.add_annotation(
-            text=f"Not measurable: {plain(area.reason)}", x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False
-        )
-        return figure
+        drawing.add_annotation(text=f"Not measurable: {plain(area.reason)}", x=0.5, y=0.5, xref="paper", yref="paper")
+        return drawing.finished()
     # Between the thresholds, too, so that the fill changes its colour where the curves cross.
     fine = np.unique(np.concatenate([area.positions, np.linspace(0, 1, 241)]))
     fine = fine[fine <= area.positions[threshold_index] + 1e-12]
@@ -57,7 +57,7 @@ def area_figure(area: ScoreArea, *, threshold_index: int, dark: bool = False) ->
         ("gained", np.maximum(relative, reference), _BETTER[dark]),
     )
     for name, edge, fill in fills:
-        figure.add_scatter(
+        drawing.add_scatter(
             x=small(np.concatenate([fine, fine[::-1]])),
             y=small(np.concatenate([edge, reference[::-1]])),
             mode="lines",
@@ -67,7 +67,7 @@ def area_figure(area: ScoreArea, *, threshold_index: int, dark: bool = False) ->
             hoverinfo="skip",
             name=name,
         )
-    figure.add_scatter(
+    drawing.add_scatter(
         x=small(area.positions),
         y=small(area.reference),
         mode="lines",
@@ -75,7 +75,7 @@ def area_figure(area: ScoreArea, *, threshold_index: int, dark: bool = False) ->
         hoverinfo="skip",
         name="reference",
     )
-    figure.add_scatter(
+    drawing.add_scatter(
         x=small(area.positions),
         y=small(area.relative),
         customdata=small(area.so_far),
@@ -86,9 +86,9 @@ def area_figure(area: ScoreArea, *, threshold_index: int, dark: bool = False) ->
         "<extra></extra>",
         name="response",
     )
-    figure.add_vline(x=float(area.positions[threshold_index]), line={"color": colours.ink, "width": 1})
+    drawing.add_line("x", float(area.positions[threshold_index]), line={"color": colours.ink, "width": 1})
     whole = threshold_index == len(area.positions) - 1
-    figure.add_annotation(
+    drawing.add_annotation(
         text=f"<b>{'score' if whole else 'area so far'} {signed(area.so_far[threshold_index])}</b>",
         x=0,
         y=1,
@@ -96,10 +96,9 @@ def area_figure(area: ScoreArea, *, threshold_index: int, dark: bool = False) ->
         yref="paper",
         xanchor="left",
         yanchor="bottom",
-        showarrow=False,
         font={"size": 13, "color": colours.ink},
     )
-    return figure
+    return drawing.finished()
 
 
 def area_alt(area: ScoreArea, threshold_index: int) -> str:
@@ -126,39 +125,39 @@ def calls_figure(scores: Sequence[Score], titles: Sequence[str], tolerance: floa
         The figure.
     """
     colours = palette(dark)
-    figure = empty_figure(dark, height=90 + 72 * len(scores), margin={"l": 14, "r": 14, "t": 14, "b": 50})
-    figure.update_layout(showlegend=False, hovermode="closest")
+    drawing = Drawing(dark, height=90 + 72 * len(scores), margin={"l": 14, "r": 14, "t": 14, "b": 50})
+    drawing.update_layout(showlegend=False, hovermode="closest")
     ends = [end for own in scores for end in (own.low, own.high) if end is not None] + [-0.12, 0.12]
     pad = 0.06 * (max(ends) - min(ends))
-    figure.update_xaxes(
+    drawing.update_axis(
+        "x",
         range=[min(ends) - pad, max(ends) + pad],
-        title_text="score",
+        title="score",
         tickformat="+.2f",
         nticks=6,
         showgrid=True,
         gridcolor=colours.faint,
         **_RULED,
     )
-    figure.update_yaxes(range=[len(scores) - 0.5, -0.6], visible=False)
-    figure.add_vrect(x0=-tolerance, x1=tolerance, fillcolor=colours.ink_band, line={"width": 0}, layer="below")
-    figure.add_vline(x=0, line={"color": colours.muted, "width": 1, "dash": "dot"})
+    drawing.update_axis("y", range=[len(scores) - 0.5, -0.6], visible=False)
+    drawing.add_strip("x", -tolerance, tolerance, fillcolor=colours.ink_band, line={"width": 0}, layer="below")
+    drawing.add_line("x", 0, line={"color": colours.muted, "width": 1, "dash": "dot"})
     known = [(row, own) for row, own in enumerate(scores) if own.score is not None]
     numbers = np.array([(own.score, own.low, own.high) for _, own in known], dtype=np.float64).reshape(-1, 3)
     decided = [own.certainty == "decided" for _, own in known]
-    interval_marks(figure, [row for row, _ in known], numbers, decided, colours, name="scores", size=13, cap=8)
+    interval_marks(drawing, [row for row, _ in known], numbers, decided, colours, name="scores", size=13, cap=8)
     for row, (own, title) in enumerate(zip(scores, titles, strict=True)):
         words = f"<b>{letter(own)}</b> {own.call}, {own.certainty}" if own.call else "not measurable"
-        figure.add_annotation(
+        drawing.add_annotation(
             text=f"{plain(title)}: {words}",
             x=0,
             xref="paper",
             xanchor="left",
             y=row - 0.22,
             yanchor="bottom",
-            showarrow=False,
             font={"size": 12, "color": colours.ink},
         )
-    return figure
+    return drawing.finished()
 
 
 def calls_alt(scores: Sequence[Score], titles: Sequence[str], tolerance: float) -> str:

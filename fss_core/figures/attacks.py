@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
+from fss_core.figures.drawing import Drawing
 from fss_core.figures.images import as_png
-from fss_core.figures.style import empty_figure, palette, plain, shorten, small
+from fss_core.figures.style import palette, plain, shorten, small
 from fss_core.summaries import Accuracy
 
 _RULED = {"showline": True, "ticks": "outside", "ticklen": 3}
@@ -43,13 +44,13 @@ def attack_figure(
         The figure; three images above, two bars for each class below.
     """
     colours = palette(dark)
-    figure = empty_figure(dark, height=430, margin={"l": 52, "r": 10, "t": 40, "b": 46})
+    drawing = Drawing(dark, height=430, margin={"l": 52, "r": 10, "t": 40, "b": 46})
     perturbation = np.clip(0.5 + scale * (adversarial - clean), 0, 1)
     enlarged = "change" if not np.any(adversarial != clean) else f"change<br>× {scale:.3g}"  # narrow, for a phone
     titles = ("image", enlarged, "attacked")
     for place, (title, pixels) in enumerate(zip(titles, (clean, perturbation, adversarial), strict=True)):
         left = place / 3 + 0.01
-        figure.add_layout_image(
+        drawing.add_image(
             source=as_png(pixels),
             xref="paper",
             yref="paper",
@@ -61,7 +62,7 @@ def attack_figure(
             yanchor="top",
             sizing="contain",
         )
-        figure.add_annotation(
+        drawing.add_annotation(
             text=title,
             xref="paper",
             yref="paper",
@@ -69,14 +70,13 @@ def attack_figure(
             y=1,
             xanchor="center",
             yanchor="bottom",
-            showarrow=False,
             font={"size": 12, "color": colours.ink},
         )
     names = [plain(shorten(name, 12)) for name in class_names]
     names[label] = f"<b>{names[label]}</b>"
     places = np.arange(len(names))
     for row, (name, colour, pattern) in enumerate((("image", colours.ink, ""), ("attacked", colours.accent, "/"))):
-        figure.add_bar(
+        drawing.add_bar(
             x=small(places),
             y=small(probabilities[row]),
             name=name,
@@ -86,28 +86,30 @@ def attack_figure(
             },
             hovertemplate=f"{name}, class %{{x}}: %{{y:.3f}}<extra></extra>",
         )
-    figure.update_layout(
+    drawing.update_layout(
         barmode="group",
         bargap=0.25,
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1 - _SPLIT - 0.02, "yanchor": "top"},
     )
-    figure.update_xaxes(
+    drawing.update_axis(
+        "x",
         range=[-0.5, len(names) - 0.5],
         tickvals=places,
         ticktext=names,
-        title_text="class (true one in bold)",
+        title="class (true one in bold)",
         showline=True,
     )
-    figure.update_yaxes(
+    drawing.update_axis(
+        "y",
         domain=[0, 1 - _SPLIT - 0.12],
         range=[0, 1.02],
         tickvals=[0, 0.5, 1],
-        title_text="probability",
+        title="probability",
         showgrid=True,
         gridcolor=colours.faint,
         **_RULED,
     )
-    return figure
+    return drawing.finished()
 
 
 def attack_alt(
@@ -146,19 +148,21 @@ def sweep_figure(
         The figure.
     """
     colours = palette(dark)
-    figure = empty_figure(dark, height=380, margin={"l": 58, "r": 14, "t": 26, "b": 48})
-    figure.update_layout(showlegend=False, hovermode="closest")
+    drawing = Drawing(dark, height=380, margin={"l": 58, "r": 14, "t": 26, "b": 48})
+    drawing.update_layout(showlegend=False, hovermode="closest")
     places = np.arange(len(epsilons))
-    figure.update_xaxes(
+    drawing.update_axis(
+        "x",
         range=[-0.3, len(epsilons) - 0.7],
         tickvals=places,
         ticktext=[f"{epsilon * 255:.3g}" for epsilon in epsilons],
-        title_text="size ε of the attack, in 1/255",
+        title="size ε of the attack, in 1/255",
         **_RULED,
     )
-    figure.update_yaxes(
+    drawing.update_axis(
+        "y",
         range=[-0.02, 1.02],
-        title_text="accuracy",
+        title="accuracy",
         tickvals=[0, 0.2, 0.4, 0.6, 0.8, 1],
         tickformat=".1f",
         showgrid=True,
@@ -167,10 +171,10 @@ def sweep_figure(
     )
     values = np.array([(own.value, own.low, own.high) for own in accuracies], dtype=np.float64)
     hidden: dict[str, Any] = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
-    figure.add_scatter(x=small(places), y=small(values[:, 2]), **hidden)
-    figure.add_scatter(x=small(places), y=small(values[:, 1]), fill="tonexty", fillcolor=colours.accent_band, **hidden)
+    drawing.add_scatter(x=small(places), y=small(values[:, 2]), **hidden)
+    drawing.add_scatter(x=small(places), y=small(values[:, 1]), fill="tonexty", fillcolor=colours.accent_band, **hidden)
     first = accuracies[0]
-    figure.add_scatter(
+    drawing.add_scatter(
         x=small(places),
         y=small(values[:, 0]),
         customdata=small(values[:, 1:]),
@@ -182,26 +186,33 @@ def sweep_figure(
         f"<br>{first.level * 100:g} %, n = {first.num_images}<extra></extra>",
         text=[f"{epsilon * 255:.3g}" for epsilon in epsilons],
     )
-    figure.add_hline(
-        y=chance,
+    drawing.add_line(
+        "y",
+        chance,
         line={"color": colours.muted, "width": 1, "dash": "dot"},
-        annotation={"text": "chance", "font": {"size": 11, "color": colours.muted}},
-        annotation_position="bottom left",
+    )
+    drawing.add_annotation(
+        text="chance",
+        x=0,
+        xref="x domain",
+        xanchor="left",
+        y=chance,
+        yanchor="top",
+        font={"size": 11, "color": colours.muted},
     )
     if chosen is not None:
-        figure.add_vline(x=chosen, line={"color": colours.ink, "width": 1})
+        drawing.add_line("x", chosen, line={"color": colours.ink, "width": 1})
     near = [place for place, epsilon in enumerate(epsilons) if calibrated and abs(epsilon - calibrated) < 1e-9]
     for place in near:
-        figure.add_annotation(
+        drawing.add_annotation(
             text="calibrated",
             x=place,
             y=1,
             yref="paper",
             yanchor="bottom",
-            showarrow=False,
             font={"size": 11, "color": colours.muted},
         )
-    return figure
+    return drawing.finished()
 
 
 def sweep_alt(epsilons: Sequence[float], accuracies: Sequence[Accuracy]) -> str:

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import plotly.graph_objects as go
 
+from fss_core.figures.drawing import Drawing, Trace
 from fss_core.figures.heat import heat, readable
 from fss_core.figures.style import Palette, small
 from fss_core.specs import Normalise
@@ -55,7 +55,7 @@ class Cells(Protocol):
 
 
 def draw_cells(
-    figure: go.Figure,
+    drawing: Drawing,
     cells: Cells,
     x: npt.NDArray[np.int64],
     y: npt.NDArray[np.int64],
@@ -68,19 +68,19 @@ def draw_cells(
     hatching is one line, and what a click meets is the letter.
 
     Args:
-        figure: where to.
+        drawing: where to.
         cells: R × C.
         x: (C,), centres of the columns, in units of which a cell has ``CELL``.
         y: (R,), centres of the rows.
         colours: of the design.
         normalise: the unit of the scores.
     """
-    figure.add_traces([_coloured(cells, x, y, colours, normalise), *_letters(cells, x, y, colours)])
+    drawing.add_traces(_coloured(cells, x, y, colours, normalise), *_letters(cells, x, y, colours))
     leaning = np.argwhere(np.array([[cell.is_leaning for cell in row] for row in cells.cells], dtype=bool))
     if len(leaning):
         places = [(x[column], y[row], stroke) for row, column in leaning for stroke in _STROKES]
         path = "".join(f"M{a + own[0]},{b + own[1]}L{a + own[2]},{b + own[3]}" for a, b, own in places)
-        figure.add_shape(type="path", path=path, opacity=0.35, line={"width": 1, "color": colours.ink})
+        drawing.add_shape(type="path", path=path, opacity=0.35, line={"width": 1, "color": colours.ink})
 
 
 def cell_at(place: tuple[float, float], x: npt.NDArray[np.int64], y: npt.NDArray[np.int64]) -> tuple[int, int]:
@@ -105,7 +105,7 @@ def cell_at(place: tuple[float, float], x: npt.NDArray[np.int64], y: npt.NDArray
 
 def _coloured(
     cells: Cells, x: npt.NDArray[np.int64], y: npt.NDArray[np.int64], colours: Palette, normalise: Normalise
-) -> go.Heatmap:
+) -> Trace:
     """The coloured cells; where there is a gap, a column or row without values."""
     (edges_x, from_x), (edges_y, from_y) = _edges(x), _edges(y)
     z = np.full((len(from_y), len(from_x)), np.nan)
@@ -125,7 +125,7 @@ def _edges(centres: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.N
     return np.array(edges), np.array(between)
 
 
-def _letters(cells: Cells, x: npt.NDArray[np.int64], y: npt.NDArray[np.int64], colours: Palette) -> list[go.Scatter]:
+def _letters(cells: Cells, x: npt.NDArray[np.int64], y: npt.NDArray[np.int64], colours: Palette) -> list[Trace]:
     """The letters: one trace for each colour that can be read on the cells below, one for cells without numbers."""
     inks, letters = readable(cells.values, colours), np.array(cells.letters)
     have = np.isfinite(cells.values)
@@ -135,18 +135,19 @@ def _letters(cells: Cells, x: npt.NDArray[np.int64], y: npt.NDArray[np.int64], c
         own = [cells.cells[row][column] for row, column in zip(rows.tolist(), columns.tolist(), strict=True)]
         numbers = "%{customdata[0]:+.3f} [%{customdata[1]:+.3f}, %{customdata[2]:+.3f}]<br>" if scored else ""
         traces.append(
-            go.Scatter(
-                x=small(x[columns]),
-                y=small(y[rows]),
-                mode="text",
-                text=letters[rows, columns].tolist(),
-                textposition="middle center",
-                textfont={"size": 11, "color": ink},
-                unselected={"textfont": {"color": ink}},  # a click elsewhere would fade the letters
-                customdata=small(np.array([cell.numbers for cell in own])) if scored else None,
-                hovertext=[cell.text for cell in own],
-                hovertemplate=f"%{{y}}<br>%{{x}}<br>{numbers}%{{hovertext}}<extra></extra>",
-                name="cells",
-            )
+            {
+                "type": "scatter",
+                "x": small(x[columns]),
+                "y": small(y[rows]),
+                "mode": "text",
+                "text": letters[rows, columns].tolist(),
+                "textposition": "middle center",
+                "textfont": {"size": 11, "color": ink},
+                "unselected": {"textfont": {"color": ink}},  # a click elsewhere would fade the letters
+                "customdata": small(np.array([cell.numbers for cell in own])) if scored else None,
+                "hovertext": [cell.text for cell in own],
+                "hovertemplate": f"%{{y}}<br>%{{x}}<br>{numbers}%{{hovertext}}<extra></extra>",
+                "name": "cells",
+            }
         )
     return traces

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
+from fss_core.figures.drawing import Drawing
 from fss_core.figures.heat import ROW_HEIGHT, left_margin, pale_ground, readable_on, row_names, words
-from fss_core.figures.style import empty_figure, palette, plain, small
+from fss_core.figures.style import palette, plain, small
 from fss_core.numerals import signed_interval
 from fss_core.retraining.coverage import NOT_KNOWN, Coverage
 from fss_core.retraining.rules import RULES
@@ -29,14 +30,15 @@ def coverage_chart(coverage: Coverage, *, dark: bool = False) -> go.Figure:
     num_layers, num_rules = coverage.shares.shape
     first = 1 if coverage.scores else 0
     columns = [*(["call"] if first else []), *coverage.rules]
-    figure = empty_figure(
+    drawing = Drawing(
         dark,
         height=_TOP + _BOTTOM + ROW_HEIGHT * num_layers,
         margin={"l": left_margin(coverage.layers), "r": 64, "t": _TOP, "b": _BOTTOM},
     )
-    figure.update_layout(hovermode="closest", showlegend=False)
+    drawing.update_layout(hovermode="closest", showlegend=False)
     rows = np.arange(num_layers)
-    figure.update_xaxes(
+    drawing.update_axis(
+        "x",
         range=[-0.5, max(len(columns), 6) - 0.5],
         tickvals=np.arange(len(columns)),
         ticktext=[f"<b>{plain(name)}</b>" if name in RULES else name for name in columns],
@@ -45,49 +47,46 @@ def coverage_chart(coverage: Coverage, *, dark: bool = False) -> go.Figure:
         side="top",
         ticks="",
     )
-    figure.update_yaxes(range=[num_layers - 0.5, -0.5], tickvals=rows, showticklabels=False, ticks="")
+    drawing.update_axis("y", range=[num_layers - 0.5, -0.5], tickvals=rows, showticklabels=False, ticks="")
     fills = ((0.0, colours.ground), (1.0, colours.accent))
     shares = np.where(coverage.shares > 0, 0.35 + 0.65 * coverage.shares, np.nan)
-    figure.add_trace(
-        go.Heatmap(
-            x=small(first + np.arange(num_rules)),
-            y=small(rows),
-            z=small(shares),
-            zmin=0,
-            zmax=1,
-            colorscale=[list(stop) for stop in fills],
-            showscale=False,
-            xgap=1,
-            ygap=1,
-            text=[[_describe(coverage, row, column) for column in range(num_rules)] for row in range(num_layers)],
-            hovertemplate="%{text}<extra></extra>",
-            hoverongaps=True,
-        )
+    drawing.add_heatmap(
+        x=small(first + np.arange(num_rules)),
+        y=small(rows),
+        z=small(shares),
+        zmin=0,
+        zmax=1,
+        colorscale=[list(stop) for stop in fills],
+        showscale=False,
+        xgap=1,
+        ygap=1,
+        text=[[_describe(coverage, row, column) for column in range(num_rules)] for row in range(num_layers)],
+        hovertemplate="%{text}<extra></extra>",
+        hoverongaps=True,
     )
     marks = [[_mark(share) for share in own] for own in coverage.shares]
     inks = readable_on(np.nan_to_num(shares), fills)
     for ink in np.unique(inks[coverage.shares > 0]).tolist():
         at, of = np.nonzero((inks == ink) & (coverage.shares > 0))
-        figure.add_trace(words(first + of, at, [marks[i][j] for i, j in zip(at, of, strict=True)], ink))
+        drawing.add_traces(words(first + of, at, [marks[i][j] for i, j in zip(at, of, strict=True)], ink))
     if first:
-        figure.add_trace(words(np.zeros(num_layers), rows, list(coverage.letters), colours.ink))
-    figure.add_trace(
+        drawing.add_traces(words(np.zeros(num_layers), rows, list(coverage.letters), colours.ink))
+    drawing.add_traces(
         words(np.full(num_layers, -0.5), rows, row_names(coverage.layers), colours.ink, position="middle left")
     )
     for column, reason in enumerate(coverage.reasons):
         if reason:
-            figure.add_annotation(
+            drawing.add_annotation(
                 text="not known" if reason == NOT_KNOWN else "nothing",
                 x=first + column,
                 y=0,
                 xanchor="center",
                 yanchor="top",
                 textangle=-90,
-                showarrow=False,
                 font={"size": 11, "color": colours.muted},
             )
-    pale_ground(figure, colours, (first - 0.5, len(columns) - 0.5), (-0.5, num_layers - 0.5))
-    return figure
+    pale_ground(drawing, colours, (first - 0.5, len(columns) - 0.5), (-0.5, num_layers - 0.5))
+    return drawing.finished()
 
 
 def mark_rule(figure: go.Figure, coverage: Coverage, rule: str, *, dark: bool = False) -> go.Figure:

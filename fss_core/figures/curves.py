@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from fss_core.figures.style import Palette, empty_figure, palette, small
+from fss_core.figures.drawing import Drawing
+from fss_core.figures.style import Palette, palette, small
 from fss_core.responses import LayerFacts
 from fss_core.specs import GLOBAL_LAYER
 from fss_core.summaries import ControlBand, RemovedWeights, ResponseCurves, filter_title
@@ -41,16 +42,24 @@ def response_figure(
         The figure.
     """
     colours = palette(dark)
-    figure = empty_figure(dark, height=340, margin=_MARGIN | {"t": 56, "b": 42})
-    figure.update_layout(
+    drawing = Drawing(dark, height=340, margin=_MARGIN | {"t": 56, "b": 42})
+    drawing.update_layout(
         hovermode="x unified",
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 11}, "itemclick": False},
-        legend_traceorder="normal",
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "y": 1.02,
+            "yanchor": "bottom",
+            "font": {"size": 11},
+            "itemclick": False,
+            "traceorder": "normal",
+        },
     )
-    figure.update_xaxes(range=[0, 1], title_text="threshold position t", hoverformat=".3f", **_RULED)
-    figure.update_yaxes(
+    drawing.update_axis("x", range=[0, 1], title="threshold position t", hoverformat=".3f", **_RULED)
+    drawing.update_axis(
+        "y",
         range=[-0.02, 1.02],
-        title_text="accuracy",
+        title="accuracy",
         **_RULED,
         showgrid=True,
         gridcolor=colours.faint,
@@ -60,20 +69,20 @@ def response_figure(
     if control is not None:
         about = f"range of {control.num_draws} draws, n = {control.num_images}"
         for kind, own, dash in (("clean", control.clean, "solid"), ("adversarial", control.adversarial, "dash")):
-            _band(figure, control.positions, own.low, own.high, colours.control)
+            _band(drawing, control.positions, own.low, own.high, colours.control)
             style = {"color": colours.muted, "width": 1, "dash": dash}
-            _line(figure, control.positions, (own.mean, own.low, own.high), f"random, {kind}", style, about, rank=4)
+            _line(drawing, control.positions, (own.mean, own.low, own.high), f"random, {kind}", style, about, rank=4)
     about = f"{curves.spec.level * 100:g} %, n = {curves.num_images}"
     for kind, curve, dash, colour, band in (
         ("clean", curves.clean, "solid", colours.ink, colours.ink_band),
         ("adversarial", curves.adversarial, "dash", colours.accent, colours.accent_band),
     ):
-        _band(figure, curves.positions, curve.low, curve.high, band)
+        _band(drawing, curves.positions, curve.low, curve.high, band)
         style = {"color": colour, "width": 2, "dash": dash}
-        _line(figure, curves.positions, (curve.accuracy, curve.low, curve.high), kind, style, about, rank=1)
+        _line(drawing, curves.positions, (curve.accuracy, curve.low, curve.high), kind, style, about, rank=1)
         if curves.spec.reference == "retained":
             style = {"color": colour, "width": 1, "dash": "dashdot"}
-            figure.add_scatter(
+            drawing.add_scatter(
                 x=small(curves.positions),
                 y=small(curve.reference),
                 mode="lines",
@@ -82,7 +91,7 @@ def response_figure(
                 legendrank=2,
                 hovertemplate="%{y:.3f}",
             )
-        figure.add_scatter(
+        drawing.add_scatter(
             x=[0, 1],
             y=[curve.unfiltered.value] * 2,
             mode="lines",
@@ -92,19 +101,18 @@ def response_figure(
             hoverinfo="skip",
         )
     level = {"x0": 0, "x1": 1, "y0": curves.chance, "y1": curves.chance}
-    figure.add_shape(type="line", line={"color": colours.muted, "width": 1, "dash": "dot"}, **level)
-    figure.add_annotation(
+    drawing.add_shape(type="line", line={"color": colours.muted, "width": 1, "dash": "dot"}, **level)
+    drawing.add_annotation(
         text="chance",
         x=1,
         xanchor="right",
         y=curves.chance,
         yanchor="top",
-        showarrow=False,
         font={"size": 10, "color": colours.muted},
     )
     if threshold_index is not None:
-        _rule(figure, float(curves.positions[threshold_index]), colours)
-    return figure
+        _rule(drawing, float(curves.positions[threshold_index]), colours)
+    return drawing.finished()
 
 
 def response_alt(curves: ResponseCurves) -> str:
@@ -138,33 +146,35 @@ def histogram_figure(
         The figure; for the whole network, whose layers have each their own axis, a sentence in its place.
     """
     colours = palette(dark)
-    figure = empty_figure(dark, height=190, margin=_MARGIN | {"t": 26, "b": 42})
-    figure.update_layout(showlegend=False, bargap=0, hovermode="closest")
-    _note(figure, removed.sentence, colours, x=0, xanchor="left", y=1, yanchor="bottom")
+    drawing = Drawing(dark, height=190, margin=_MARGIN | {"t": 26, "b": 42})
+    drawing.update_layout(showlegend=False, bargap=0, barmode="overlay", hovermode="closest")
+    _note(drawing, removed.sentence, colours, x=0, xanchor="left", y=1, yanchor="bottom")
     if not facts.histogram.size:
-        figure.update_xaxes(visible=False)
-        figure.update_yaxes(visible=False)
-        _note(figure, "Every layer has thresholds of its own: no common weight axis.", colours, x=0.5, y=0.5)
-        return figure
+        drawing.update_axis("x", visible=False)
+        drawing.update_axis("y", visible=False)
+        _note(drawing, "Every layer has thresholds of its own: no common weight axis.", colours, x=0.5, y=0.5)
+        return drawing.finished()
     edges = facts.histogram_edges
     low, high = float(edges[0]), float(edges[-1])
     centres = (edges[:-1] + edges[1:]) / 2
     start, stop = removed.interval or (math.inf, math.inf)
     gone = (centres >= start) & (centres <= stop)
-    figure.add_bar(
-        x=small(centres),
-        y=facts.histogram.astype(np.int32),
-        width=float(edges[1] - edges[0]),
-        marker={"color": [colours.accent if own else colours.muted for own in gone], "line": {"width": 0}},
-        hovertemplate="weight %{x:.4g}: %{y:,} weights<extra></extra>",
+    for own, colour in ((~gone, colours.muted), (gone, colours.accent)):
+        drawing.add_bar(
+            x=small(centres[own]),
+            y=facts.histogram[own].astype(np.int32),
+            width=float(edges[1] - edges[0]),
+            marker={"color": colour, "line": {"width": 0}},
+            hovertemplate="weight %{x:.4g}: %{y:,} weights<extra></extra>",
+        )
+    drawing.update_axis(
+        "x", range=[low, high], nticks=9, title="weight (at the left end t = 0, at the right t = 1)", **_RULED
     )
-    figure.update_xaxes(
-        range=[low, high], nticks=9, title_text="weight (at the left end t = 0, at the right t = 1)", **_RULED
-    )
-    figure.update_yaxes(
+    drawing.update_axis(
+        "y",
         type="log" if log_counts else "linear",
         range=_count_range(facts.histogram, log_counts),
-        title_text="weights",
+        title="weights",
         **_RULED,
         showgrid=True,
         gridcolor=colours.faint,
@@ -172,7 +182,7 @@ def histogram_figure(
         nticks=5,
     )
     if removed.interval is not None and start < stop:
-        figure.add_shape(
+        drawing.add_shape(
             type="rect",
             x0=max(start, low),
             x1=min(stop, high),
@@ -182,8 +192,8 @@ def histogram_figure(
             layer="below",
         )
     if removed.threshold is not None:
-        _rule(figure, removed.threshold, colours)
-    return figure
+        _rule(drawing, removed.threshold, colours)
+    return drawing.finished()
 
 
 def histogram_alt(facts: LayerFacts, removed: RemovedWeights) -> str:
@@ -200,18 +210,18 @@ def _count_range(counts: npt.NDArray[np.int64], log_counts: bool) -> list[float]
 
 
 def _band(
-    figure: go.Figure,
+    drawing: Drawing,
     x: npt.NDArray[np.float64],
     low: npt.NDArray[np.float64],
     high: npt.NDArray[np.float64],
     colour: str,
 ) -> None:
-    figure.add_scatter(x=small(x), y=small(high), **_HIDDEN)
-    figure.add_scatter(x=small(x), y=small(low), fill="tonexty", fillcolor=colour, **_HIDDEN)
+    drawing.add_scatter(x=small(x), y=small(high), **_HIDDEN)
+    drawing.add_scatter(x=small(x), y=small(low), fill="tonexty", fillcolor=colour, **_HIDDEN)
 
 
 def _line(
-    figure: go.Figure,
+    drawing: Drawing,
     x: npt.NDArray[np.float64],
     values: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]],
     name: str,
@@ -222,7 +232,7 @@ def _line(
 ) -> None:
     """A curve whose hover label gives its interval: values are centre, low, high."""
     centre, low, high = values
-    figure.add_scatter(
+    drawing.add_scatter(
         x=small(x),
         y=small(centre),
         customdata=small(np.stack([low, high], axis=1)),
@@ -234,10 +244,10 @@ def _line(
     )
 
 
-def _rule(figure: go.Figure, x: float, colours: Palette) -> None:
-    figure.add_shape(type="line", x0=x, x1=x, **_FULL_HEIGHT, line={"color": colours.ink, "width": 1})
+def _rule(drawing: Drawing, x: float, colours: Palette) -> None:
+    drawing.add_shape(type="line", x0=x, x1=x, **_FULL_HEIGHT, line={"color": colours.ink, "width": 1})
 
 
-def _note(figure: go.Figure, text: str, colours: Palette, **place: Any) -> None:
+def _note(drawing: Drawing, text: str, colours: Palette, **place: Any) -> None:
     font = {"size": 12, "color": colours.muted}
-    figure.add_annotation(text=text, xref="paper", yref="paper", showarrow=False, font=font, **place)
+    drawing.add_annotation(text=text, xref="paper", yref="paper", font=font, **place)

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 from fss_core.figures.cells import CELL, EDGE, GAP, cell_at, draw_cells
+from fss_core.figures.drawing import Drawing, Trace
 from fss_core.figures.heat import ROW_HEIGHT, left_margin, pale_ground, row_names, words
-from fss_core.figures.style import Palette, empty_figure, palette, plain
+from fss_core.figures.style import Palette, palette, plain
 from fss_core.scores import KINDS, MEAN_FILTER, Kind
 from fss_core.specs import GLOBAL_LAYER
 from fss_core.summaries import ScoreCell, ScoreGrid, filter_title
@@ -59,32 +60,28 @@ def score_heatmap(grid: ScoreGrid, *, dark: bool = False, selected: tuple[str, K
         )
     colours = palette(dark)
     x, y = _centres(grid)
-    figure = empty_figure(
+    drawing = Drawing(
         dark,
         height=_TOP + _BOTTOM + round(ROW_HEIGHT * (y[-1] + CELL) / CELL),
         margin={"l": left_margin(grid.layers), "r": 8, "t": _TOP, "b": _BOTTOM},
     )
-    figure.update_layout(hovermode="closest", hoverdistance=-1, showlegend=False)
-    for update, centres, ends, texts in (
-        (figure.update_xaxes, x, [EDGE, x[-1] - EDGE], grid.column_texts),
-        (figure.update_yaxes, y, [y[-1] - EDGE, EDGE], grid.row_texts),
-    ):
-        update(range=ends, tickvals=centres, ticktext=texts, ticks="", showticklabels=False)
+    drawing.update_layout(hovermode="closest", hoverdistance=-1, showlegend=False)
+    hidden: dict[str, Any] = {"ticks": "", "showticklabels": False}
+    drawing.update_axis("x", range=[EDGE, x[-1] - EDGE], tickvals=x, ticktext=grid.column_texts, **hidden)
+    drawing.update_axis("y", range=[y[-1] - EDGE, EDGE], tickvals=y, ticktext=grid.row_texts, **hidden)
     columns = [_HEADINGS[name][0] if name in _HEADINGS else plain(name) for _, name in grid.columns]
-    draw_cells(figure, grid, x, y, colours, grid.spec.normalise)
-    figure.add_traces(
-        [
-            *_row_names(grid, y, colours),
-            words(x, np.full(num_columns, EDGE), columns, colours.muted, position="top center", size=10),
-        ]
+    draw_cells(drawing, grid, x, y, colours, grid.spec.normalise)
+    drawing.add_traces(
+        *_row_names(grid, y, colours),
+        words(x, np.full(num_columns, EDGE), columns, colours.muted, position="top center", size=10),
     )
-    _group_headings(figure, x, len(grid.filters), y, colours)
+    _group_headings(drawing, x, len(grid.filters), y, colours)
     if selected is not None and selected[0] in grid.layers and selected[1:] in grid.columns:
-        _frame(figure, x[grid.columns.index(selected[1:])], y[grid.layers.index(selected[0])], colours)
-    return figure
+        _frame(drawing, x[grid.columns.index(selected[1:])], y[grid.layers.index(selected[0])], colours)
+    return drawing.finished()
 
 
-def _row_names(grid: ScoreGrid, y: npt.NDArray[np.int64], colours: Palette) -> list[go.Scatter]:
+def _row_names(grid: ScoreGrid, y: npt.NDArray[np.int64], colours: Palette) -> list[Trace]:
     """Write the rows' names; those of a first look are pale, and in italics."""
     names = row_names(grid.layers)
     traces = []
@@ -151,26 +148,25 @@ def _call(cell: ScoreCell) -> str:
 
 
 def _group_headings(
-    figure: go.Figure, x: npt.NDArray[np.int64], width: int, y: npt.NDArray[np.int64], colours: Palette
+    drawing: Drawing, x: npt.NDArray[np.int64], width: int, y: npt.NDArray[np.int64], colours: Palette
 ) -> None:
     """Name the kinds of score, and lay a pale ground under their cells, which shows where nothing is known."""
     rows = np.split(y, np.flatnonzero(np.diff(y) > CELL) + 1)
     for index, kind in enumerate(KINDS):
         left, right = int(x[index * width]) + EDGE, int(x[(index + 1) * width - 1]) - EDGE
-        figure.add_annotation(
+        drawing.add_annotation(
             text=f"<b>{kind.capitalize()}</b>",
             x=(left + right) / 2,
             y=1,
             yref="paper",
             yshift=20,
             yanchor="bottom",
-            showarrow=False,
             font={"size": 12, "color": colours.ink},
         )
         for group in rows:
-            pale_ground(figure, colours, (left, right), (int(group[0]) + EDGE, int(group[-1]) - EDGE))
+            pale_ground(drawing, colours, (left, right), (int(group[0]) + EDGE, int(group[-1]) - EDGE))
 
 
-def _frame(figure: go.Figure, x: int, y: int, colours: Palette) -> None:
+def _frame(drawing: Drawing, x: int, y: int, colours: Palette) -> None:
     place = {"x0": x + EDGE, "x1": x - EDGE, "y0": y + EDGE, "y1": y - EDGE}
-    figure.add_shape(type="rect", line={"color": colours.ink, "width": 2}, **place)
+    drawing.add_shape(type="rect", line={"color": colours.ink, "width": 2}, **place)

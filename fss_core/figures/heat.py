@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import plotly.graph_objects as go
 
+from fss_core.figures.drawing import Drawing, Trace
 from fss_core.figures.style import Palette, plain, shorten, small
 from fss_core.specs import GLOBAL_LAYER, Normalise
 
@@ -46,7 +46,7 @@ def heat(
     normalise: Normalise,
     *,
     bar_offset: float,
-) -> go.Heatmap:
+) -> Trace:
     """Colour cells by score, symmetrically around 0; NaN stays empty.
 
     Args:
@@ -61,17 +61,18 @@ def heat(
         The trace, without hover labels.
     """
     reach = _reach(z)
-    return go.Heatmap(
-        x=small(x),
-        y=small(y),
-        z=small(z),
-        zmin=-reach,
-        zmax=reach,
-        colorscale=[list(stop) for stop in colours.scale],
-        xgap=1,
-        ygap=1,
-        hoverinfo="skip",
-        colorbar={
+    return {
+        "type": "heatmap",
+        "x": small(x),
+        "y": small(y),
+        "z": small(z),
+        "zmin": -reach,
+        "zmax": reach,
+        "colorscale": [list(stop) for stop in colours.scale],
+        "xgap": 1,
+        "ygap": 1,
+        "hoverinfo": "skip",
+        "colorbar": {
             "orientation": "h",
             "thickness": 8,
             "len": 0.62,
@@ -90,7 +91,7 @@ def heat(
                 "font": {"size": 11, "color": colours.muted},
             },
         },
-    )
+    }
 
 
 def readable(z: npt.NDArray[np.float64], colours: Palette) -> npt.NDArray[np.str_]:
@@ -116,10 +117,10 @@ def _reach(values: npt.NDArray[np.float64]) -> float:
     return max(math.ceil(largest * 20), 1) / 20
 
 
-def pale_ground(figure: go.Figure, colours: Palette, x: tuple[float, float], y: tuple[float, float]) -> None:
+def pale_ground(drawing: Drawing, colours: Palette, x: tuple[float, float], y: tuple[float, float]) -> None:
     """Lay a ground under some cells, which shows where they have no colour."""
     place = {"x0": x[0], "x1": x[1], "y0": y[0], "y1": y[1]}
-    figure.add_shape(type="rect", fillcolor=colours.faint, opacity=0.6, line={"width": 0}, layer="below", **place)
+    drawing.add_shape(type="rect", fillcolor=colours.faint, opacity=0.6, line={"width": 0}, layer="below", **place)
 
 
 def words(
@@ -130,16 +131,17 @@ def words(
     *,
     position: str = "middle center",
     size: int = 11,
-) -> go.Scatter:
+) -> Trace:
     """Write words at places; also beyond the axes, if the place itself is on their edge."""
-    return go.Scatter(
-        x=small(x),
-        y=small(y),
-        mode="text",
-        text=list(texts),
-        textposition=position,
-        textfont={"size": size, "color": colour},
-        unselected={"textfont": {"color": colour}},  # a click elsewhere would fade the words
-        cliponaxis=False,
-        hoverinfo="skip",
-    )
+    return {
+        "type": "scatter",
+        "x": small(x),
+        "y": small(y),
+        "mode": "text",
+        "text": list(texts),
+        "textposition": position,
+        "textfont": {"size": size, "color": colour},
+        "unselected": {"textfont": {"color": colour}},  # a click elsewhere would fade the words
+        "cliponaxis": False,
+        "hoverinfo": "skip",
+    }

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 from PIL import Image
 
-from fss_core.figures.style import empty_figure, palette, plain, shorten
+from fss_core.figures.drawing import Drawing
+from fss_core.figures.style import palette, plain, shorten
 from fss_core.summaries import ChangedImages
 
 _SIDE, _GAP, _CAPTION, _HEADING = 72, 4, 72, 18
@@ -25,7 +26,7 @@ _SHORT, _LONG = 16, 30
 """Characters of a caption's line: of which four images share a row, and to which longer lines are shortened: then two
 do."""
 
-_CORNER: dict[str, Any] = {"xanchor": "left", "yanchor": "top", "align": "left", "showarrow": False, "borderpad": 0}
+_CORNER: dict[str, Any] = {"xanchor": "left", "yanchor": "top", "align": "left", "borderpad": 0}
 
 _SHARP_SIDE = 192
 """Small images are enlarged to about this before they are embedded: browsers would blur them."""
@@ -60,52 +61,44 @@ def images_figure(
     per_row = 4 if longest <= _SHORT else 2
     num_rows = max(-(-len(clean) // per_row), 1)
     height = _SIDE + _CAPTION
-    figure = empty_figure(dark, height=num_rows * height + _HEADING, margin={"l": 0, "r": 0, "t": _HEADING, "b": 0})
-    figure.update_layout(showlegend=False, hovermode=False)
+    drawing = Drawing(dark, height=num_rows * height + _HEADING, margin={"l": 0, "r": 0, "t": _HEADING, "b": 0})
+    drawing.update_layout(showlegend=False, hovermode=False)
     about = {"scaleanchor": "y", "constrain": "domain", "constraintoward": "left"}
-    figure.update_xaxes(visible=False, range=[0, per_row * _WIDTH], **about)
-    figure.update_yaxes(visible=False, range=[num_rows * height, 0], constrain="domain", constraintoward="top")
-    texts, images = [], []  # added one by one they would be checked again and again
+    drawing.update_axis("x", visible=False, range=[0, per_row * _WIDTH], **about)
+    drawing.update_axis("y", visible=False, range=[num_rows * height, 0], constrain="domain", constraintoward="top")
     for number, title in enumerate(versions):
         for column in range(min(len(clean), per_row)):
-            texts.append(
-                _CORNER
-                | {
-                    "text": title,
-                    "x": column * _WIDTH + number * (_SIDE + _GAP),
-                    "y": 0,
-                    "font": {"size": 11, "color": colours.muted},
-                    "yanchor": "bottom",
-                }
+            drawing.add_annotation(
+                **_CORNER | {"yanchor": "bottom"},
+                text=title,
+                x=column * _WIDTH + number * (_SIDE + _GAP),
+                y=0,
+                font={"size": 11, "color": colours.muted},
             )
     for index, caption in enumerate(captions):
         top, left = (index // per_row) * height, (index % per_row) * _WIDTH
         for column, pixels in enumerate(versions.values()):
-            images.append(
-                {
-                    "source": as_png(pixels[index]),
-                    "x": left + column * (_SIDE + _GAP),
-                    "y": top,
-                    "xref": "x",
-                    "yref": "y",
-                    "sizex": _SIDE,
-                    "sizey": _SIDE,
-                    "xanchor": "left",
-                    "yanchor": "top",
-                    "sizing": "contain",
-                }
+            drawing.add_image(
+                source=as_png(pixels[index]),
+                x=left + column * (_SIDE + _GAP),
+                y=top,
+                xref="x",
+                yref="y",
+                sizex=_SIDE,
+                sizey=_SIDE,
+                xanchor="left",
+                yanchor="top",
+                sizing="contain",
             )
         lines = [plain(shorten(line, _LONG)) for line in caption.split("\n")]
-        texts.append(
-            _CORNER
-            | {
-                "text": "<br>".join([f"<b>{lines[0]}</b>", *lines[1:]]),
-                "x": left,
-                "y": top + _SIDE + 2,
-                "font": {"size": 11, "color": colours.ink},
-            }
+        drawing.add_annotation(
+            **_CORNER,
+            text="<br>".join([f"<b>{lines[0]}</b>", *lines[1:]]),
+            x=left,
+            y=top + _SIDE + 2,
+            font={"size": 11, "color": colours.ink},
         )
-    return figure.update_layout(annotations=texts, images=images)
+    return drawing.finished()
 
 
 def images_alt(changed: ChangedImages) -> str:

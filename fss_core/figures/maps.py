@@ -7,8 +7,9 @@ import math
 import numpy as np
 import plotly.graph_objects as go
 
+from fss_core.figures.drawing import Drawing
 from fss_core.figures.heat import ROW_HEIGHT, heat, left_margin, pale_ground, row_names, words
-from fss_core.figures.style import empty_figure, palette, plain, small
+from fss_core.figures.style import palette, plain, small
 from fss_core.numerals import signed
 from fss_core.summaries import ThresholdMap, filter_title, layer_title
 
@@ -30,23 +31,25 @@ def threshold_heatmap(found: ThresholdMap, *, dark: bool = False, threshold_inde
     num_layers, num_thresholds = found.values.shape
     colours = palette(dark)
     height = ROW_HEIGHT * max(num_layers, 3)
-    figure = empty_figure(
+    drawing = Drawing(
         dark,
         height=_TOP + height + _BOTTOM,
         margin={"l": left_margin(found.layers), "r": 8, "t": _TOP, "b": _BOTTOM},
     )
-    figure.update_layout(hovermode="closest", showlegend=False)
+    drawing.update_layout(hovermode="closest", showlegend=False)
     ticks = [0, 0.25, 0.5, 0.75, 1]
-    figure.update_xaxes(
+    drawing.update_axis(
+        "x",
         range=[-0.5, num_thresholds - 0.5],
         tickvals=[t * (num_thresholds - 1) for t in ticks],
         ticktext=[f"{t:g}" for t in ticks],
         ticks="outside",
         ticklen=3,
-        title_text="threshold position t (0: smallest weight, 1: largest)",
+        title="threshold position t (0: smallest weight, 1: largest)",
     )
     rows = np.arange(num_layers)
-    figure.update_yaxes(
+    drawing.update_axis(
+        "y",
         range=[num_layers - 0.5, -0.5],
         tickvals=rows,
         ticktext=[f"<b>{layer_title(name)}</b>" for name in found.layers],
@@ -65,33 +68,29 @@ def threshold_heatmap(found: ThresholdMap, *, dark: bool = False, threshold_inde
         f"n = {found.num_images}<extra></extra>",
     )
     middle = np.full(len(pending), (num_thresholds - 1) / 2)
-    figure.add_traces(
-        [
-            cells,
-            go.Scatter(
-                x=small(still[:, 1]),
-                y=small(still[:, 0]),
-                mode="markers",
-                marker={"symbol": "circle", "size": 3, "color": colours.muted},
-                hoverinfo="skip",
-            ),
-            words(middle, pending, ["not measured yet"] * len(pending), colours.muted),
-            words(np.full(num_layers, -0.5), rows, row_names(found.layers), colours.ink, position="middle left"),
-        ]
+    drawing.add_traces(cells)
+    drawing.add_scatter(
+        x=small(still[:, 1]),
+        y=small(still[:, 0]),
+        mode="markers",
+        marker={"symbol": "circle", "size": 3, "color": colours.muted},
+        hoverinfo="skip",
+    )
+    drawing.add_traces(
+        words(middle, pending, ["not measured yet"] * len(pending), colours.muted),
+        words(np.full(num_layers, -0.5), rows, row_names(found.layers), colours.ink, position="middle left"),
     )
     title = f"<b>{filter_title(found.filter)}, {found.kind}</b>" + ("; dots: nothing changes" if len(still) else "")
     notes = [(title, {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "yshift": 4}, colours.ink)]
     if found.reason:
         notes.append((f"Not measurable: {plain(found.reason)}", {"x": 0.5, "y": 0.5}, colours.muted))
     for text, place, colour in notes:
-        figure.add_annotation(
-            text=text, xref="paper", yref="paper", showarrow=False, font={"size": 12, "color": colour}, **place
-        )
-    pale_ground(figure, colours, (-0.5, num_thresholds - 0.5), (-0.5, num_layers - 0.5))
+        drawing.add_annotation(text=text, xref="paper", yref="paper", font={"size": 12, "color": colour}, **place)
+    pale_ground(drawing, colours, (-0.5, num_thresholds - 0.5), (-0.5, num_layers - 0.5))
     if threshold_index is not None:
         line = {"color": colours.ink, "width": 1.5}
-        figure.add_vrect(x0=threshold_index - 0.5, x1=threshold_index + 0.5, line=line, fillcolor="rgba(0,0,0,0)")
-    return figure
+        drawing.add_strip("x", threshold_index - 0.5, threshold_index + 0.5, line=line, fillcolor="rgba(0,0,0,0)")
+    return drawing.finished()
 
 
 def threshold_heatmap_alt(found: ThresholdMap) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import plotly.graph_objects as go
-
-from fss_core.figures.style import empty_figure, palette
+from fss_core.figures.drawing import Drawing
+from fss_core.figures.style import palette
 from fss_core.retraining.comparing import NO_RETRAINING, Comparison, Estimate
 from fss_core.retraining.results import JUDGED, Judged
 from fss_core.retraining.rules import PAPERS_RULE
@@ -63,8 +62,8 @@ class Point:
         return f"{own.level * 100:g} % over {over}, n = {own.num_images}, ε = {own.epsilon * 255:.3g}/255"
 
 
-def make_panels(comparisons: Sequence[Comparison], dark: bool, *, title: str, x: dict[str, Any]) -> go.Figure:
-    """Make a figure of four empty panels, two by two.
+def make_panels(comparisons: Sequence[Comparison], dark: bool, *, title: str, x: dict[str, Any]) -> Drawing:
+    """Begin a figure of four empty panels, two by two.
 
     Args:
         comparisons: what will be drawn; vertical axes fit them, and ε is named where they share it.
@@ -73,10 +72,9 @@ def make_panels(comparisons: Sequence[Comparison], dark: bool, *, title: str, x:
         x: their range and ticks.
     """
     colours = palette(dark)
-    figure = empty_figure(dark, height=600, margin={"l": 52, "r": 10, "t": 76, "b": 44})
+    drawing = Drawing(dark, height=600, margin={"l": 52, "r": 10, "t": 76, "b": 44})
     legend = {"orientation": "h", "x": 0, "y": 1.075, "yanchor": "bottom", "font": {"size": 11}}
-    figure.update_layout(hovermode="closest", legend=legend)
-    bases = {name: figure.layout[f"{name}axis"].to_plotly_json() | _RULED for name in "xy"}
+    drawing.update_layout(hovermode="closest", legend=legend)
     sizes = {f"{own.epsilon * 255:.3g}/255" for own in comparisons}
     for panel, kind in enumerate(JUDGED):
         axes = _axes(kind)
@@ -89,11 +87,9 @@ def make_panels(comparisons: Sequence[Comparison], dark: bool, *, title: str, x:
         }
         vertical |= {"showgrid": True, "gridcolor": colours.faint, "tickformat": ".2f", "nticks": 6}
         number = axes["xaxis"].removeprefix("x")
-        figure.update_layout({f"xaxis{number}": bases["x"] | horizontal, f"yaxis{number}": bases["y"] | vertical})
-        if panel // 2:
-            figure.update_layout({f"xaxis{number}_title_text": title})
+        drawing.add_axes(number, horizontal | _RULED, vertical | _RULED, title=title if panel // 2 else "")
         epsilon = f", ε = {next(iter(sizes))}" if kind in ("fgsm", "pgd") and len(sizes) == 1 else ""
-        figure.add_annotation(
+        drawing.add_annotation(
             text=f"<b>{_TITLES[kind]}</b>{epsilon}",
             x=left,
             y=low + _HEIGHT,
@@ -101,10 +97,9 @@ def make_panels(comparisons: Sequence[Comparison], dark: bool, *, title: str, x:
             yref="paper",
             xanchor="left",
             yanchor="bottom",
-            showarrow=False,
             font={"size": 12, "color": colours.ink},
         )
-    return figure
+    return drawing
 
 
 def _axes(kind: Judged) -> dict[str, str]:
@@ -122,11 +117,11 @@ def _range(comparisons: Sequence[Comparison], kind: Judged) -> list[float]:
     return [low - pad, high + pad]
 
 
-def draw_line(figure: go.Figure, name: str, points: Sequence[Point], dark: bool, *, band: bool) -> None:
+def draw_line(drawing: Drawing, name: str, points: Sequence[Point], dark: bool, *, band: bool) -> None:
     """Draw a line through a rule's accuracies in every panel; several seeds as dots.
 
     Args:
-        figure: of :func:`make_panels`.
+        drawing: of :func:`make_panels`.
         name: of the rule, or ``NO_RETRAINING``.
         points: in order; at least one.
         dark: which design.
@@ -138,9 +133,9 @@ def draw_line(figure: go.Figure, name: str, points: Sequence[Point], dark: bool,
         shared: dict[str, Any] = {"legendgroup": name, **_axes(kind)}
         x, estimates = [own.x for own in points], [own.accuracy[kind] for own in points]
         if band and len(points) > 1:
-            figure.add_scatter(x=x, y=[own.high for own in estimates], **_HIDDEN, **shared)
-            figure.add_scatter(x=x, y=[own.low for own in estimates], **_fill(colour), **_HIDDEN, **shared)
-        figure.add_scatter(
+            drawing.add_scatter(x=x, y=[own.high for own in estimates], **_HIDDEN, **shared)
+            drawing.add_scatter(x=x, y=[own.low for own in estimates], **_fill(colour), **_HIDDEN, **shared)
+        drawing.add_scatter(
             x=x,
             y=[own.value for own in estimates],
             customdata=[[own.accuracy[kind].low, own.accuracy[kind].high, own.about(kind)] for own in points],
@@ -155,7 +150,7 @@ def draw_line(figure: go.Figure, name: str, points: Sequence[Point], dark: bool,
         )
         dots = [(own.x, value) for own in points for value in _seeds(own.accuracy[kind])]
         if dots:
-            figure.add_scatter(
+            drawing.add_scatter(
                 x=[epoch for epoch, _ in dots],
                 y=[value for _, value in dots],
                 mode="markers",

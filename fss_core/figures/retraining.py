@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
+from fss_core.figures.drawing import Drawing
 from fss_core.figures.panels import Point, draw_line, make_panels
 from fss_core.retraining.comparing import EVERYTHING, NO_RETRAINING, Comparison
 from fss_core.retraining.results import HEADLINE
@@ -37,12 +38,12 @@ def retraining_figure(comparisons: Sequence[Comparison], *, dark: bool = False) 
         "tickvals": ticks,
         "ticktext": ["before", *map(str, ticks[1:])],
     }
-    figure = make_panels(comparisons, dark, title="epochs of retraining", x=axis)
+    drawing = make_panels(comparisons, dark, title="epochs of retraining", x=axis)
     before = comparisons[0]
     level = [Point(x=place, comparison=before, accuracy=before.rows[0].accuracy) for place in places]
-    draw_line(figure, NO_RETRAINING, level, dark, band=False)
-    _draw_rules(figure, comparisons, places, dark)
-    return figure
+    draw_line(drawing, NO_RETRAINING, level, dark, band=False)
+    _draw_rules(drawing, comparisons, places, dark)
+    return drawing.finished()
 
 
 def retraining_alt(comparisons: Sequence[Comparison]) -> str:
@@ -73,12 +74,12 @@ def checkpoints_figure(comparisons: Sequence[Comparison], *, dark: bool = False)
         "tickvals": places,
         "ticktext": [str(place) for place in places],
     }
-    figure = make_panels(comparisons, dark, title="epoch of the checkpoint", x=axis)
+    drawing = make_panels(comparisons, dark, title="epoch of the checkpoint", x=axis)
     pairs = zip(places, comparisons, strict=True)
     before = [Point(x=place, comparison=own, accuracy=own.rows[0].accuracy) for place, own in pairs]
-    draw_line(figure, NO_RETRAINING, before, dark, band=False)
-    _draw_rules(figure, comparisons, places, dark)
-    return figure
+    draw_line(drawing, NO_RETRAINING, before, dark, band=False)
+    _draw_rules(drawing, comparisons, places, dark)
+    return drawing.finished()
 
 
 def checkpoints_alt(comparisons: Sequence[Comparison]) -> str:
@@ -90,7 +91,7 @@ def checkpoints_alt(comparisons: Sequence[Comparison]) -> str:
     return f"Accuracy after retraining by the epoch it started from. Highest FGSM accuracy, {'; '.join(parts)}."
 
 
-def _draw_rules(figure: go.Figure, comparisons: Sequence[Comparison], places: Sequence[int], dark: bool) -> None:
+def _draw_rules(drawing: Drawing, comparisons: Sequence[Comparison], places: Sequence[int], dark: bool) -> None:
     """Draw every rule where it has accuracies."""
     points: dict[str, list[Point]] = {}
     for rule in comparisons[0].spec.rules:
@@ -98,4 +99,4 @@ def _draw_rules(figure: go.Figure, comparisons: Sequence[Comparison], places: Se
             if (row := own.row(rule)) is not None and row.accuracy:
                 points.setdefault(rule, []).append(Point(x=place, comparison=own, accuracy=row.accuracy))
     for rule, found in points.items():
-        draw_line(figure, rule, found, dark, band=len(points) <= MOST_BANDS or rule in (PAPERS_RULE, EVERYTHING))
+        draw_line(drawing, rule, found, dark, band=len(points) <= MOST_BANDS or rule in (PAPERS_RULE, EVERYTHING))

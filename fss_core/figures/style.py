@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,19 @@ SAVE_CONFIG: dict[str, Any] = {
     "toImageButtonOptions": {"format": "svg", "filename": "filtering-score"},
 }
 """For ``st.plotly_chart(config=…)`` of figures that are not clicked: one button, which saves an SVG."""
+
+
+_SAVE_BUTTONS = """
+const plot = document.getElementById("{plot_id}");
+for (const format of ["svg", "png"]) {
+    const button = document.createElement("button");
+    button.textContent = `Save as ${format.toUpperCase()}`;
+    const scale = format === "png" ? 3 : 1;
+    button.onclick = () => Plotly.downloadImage(plot, {format, scale, filename: document.title});
+    plot.after(button);
+}
+"""
+"""For a page of its own: buttons that the keyboard reaches, in place of a bar that shows when a mouse hovers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,66 +90,32 @@ def palette(dark: bool) -> Palette:
     return DARK if dark else LIGHT
 
 
-def empty_figure(dark: bool, *, height: int, margin: dict[str, int]) -> go.Figure:
-    """Make a figure without traces: transparent, in our type, with fixed axes that show only what they are told to."""
-    colours = palette(dark)
-    axis = {
-        "fixedrange": True,
-        "zeroline": False,
-        "showgrid": False,
-        "showline": False,
-        "linecolor": colours.muted,
-        "tickcolor": colours.muted,
-        "tickfont": {"color": colours.muted, "size": 11},
-        "title": {"font": {"color": colours.muted, "size": 12}, "standoff": 6},
-    }
-    return go.Figure(
-        layout={
-            "template": go.layout.Template(),
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "font": {"family": FONT, "size": 12, "color": colours.ink},
-            "height": height,
-            "margin": {"pad": 0} | margin,
-            "dragmode": False,
-            "hoverlabel": {
-                "bgcolor": colours.ground,
-                "bordercolor": colours.muted,
-                "align": "left",
-                "font": {"family": FONT, "size": 12, "color": colours.ink},
-            },
-            "xaxis": axis,
-            "yaxis": axis,
-        }
-    )
-
-
 def enlarged(figure: go.Figure, factor: float) -> go.Figure:
     """Make everything that is read larger: type, margins, height; for the back of a lecture hall.
 
     Args:
-        figure: any; changed in place.
+        figure: any.
         factor: 1 leaves it as it is.
 
     Returns:
-        The same figure.
+        Another figure, to be shown: its arrays are as they are sent to a browser.
 
     Raises:
         ValueError: ``factor`` is below 1.
     """
     if not factor >= 1:
         raise ValueError(f"factor must be at least 1, got {factor}")
-    layout = figure.layout.to_plotly_json()
+    whole = figure.to_dict()
+    layout = whole["layout"]
     found = _with_larger_type({name: own for name, own in layout.items() if name != "template"}, factor)
     if "height" in layout:
         found["height"] = round(layout["height"] * factor)
     found["margin"] = {name: round(own * factor) for name, own in layout.get("margin", {}).items()}
-    figure.update_layout(found, overwrite=True)
-    for trace in figure.data:
-        own = trace.to_plotly_json().get("textfont")
+    for trace in whole["data"]:
+        own = trace.get("textfont")
         if own and "size" in own:
-            trace.update(textfont={"size": round(own["size"] * factor)})
-    return figure
+            own["size"] = round(own["size"] * factor)
+    return go.Figure(data=whole["data"], layout=layout | found)
 
 
 def _with_larger_type(value: Any, factor: float) -> Any:
@@ -159,53 +137,6 @@ def small(values: npt.NDArray[Any]) -> npt.NDArray[np.float32] | npt.NDArray[np.
     if np.isfinite(values).all() and (np.abs(values) < 2**15).all() and (values == np.rint(values)).all():
         return np.asarray(values, dtype=np.int16)
     return np.asarray(values, dtype=np.float32)
-
-
-def interval_marks(
-    figure: go.Figure,
-    rows: Sequence[int],
-    numbers: npt.NDArray[np.float64],
-    filled: Sequence[bool],
-    colours: Palette,
-    *,
-    name: str,
-    size: int,
-    cap: int,
-) -> None:
-    """Draw numbers with their intervals, one in a row: filled where something is decided.
-
-    Args:
-        figure: where to.
-        rows: of each number, on the y axis.
-        numbers: (N, 3): value, low, high.
-        filled: N times, whether the mark is.
-        colours: of the design.
-        name: of the trace.
-        size: of a mark, in pixels.
-        cap: half the width of an interval's ends, in pixels.
-    """
-    figure.add_scatter(
-        x=small(numbers[:, 0]),
-        y=list(rows),
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": small(numbers[:, 2] - numbers[:, 0]),
-            "arrayminus": small(numbers[:, 0] - numbers[:, 1]),
-            "color": colours.accent,
-            "thickness": 3,
-            "width": cap,
-        },
-        customdata=small(numbers[:, 1:]),
-        mode="markers",
-        marker={
-            "color": colours.accent,
-            "size": size,
-            "symbol": ["circle" if own else "circle-open" for own in filled],
-        },
-        hovertemplate="%{x:+.3f} [%{customdata[0]:+.3f}, %{customdata[1]:+.3f}]<extra></extra>",
-        name=name,
-    )
 
 
 def plain(name: str) -> str:
@@ -238,10 +169,10 @@ def standalone_html(figure: go.Figure, title: str, *, dark: bool = False) -> str
         dark: the design ``figure`` was made in: decides the ground.
 
     Returns:
-        HTML of about 5 MB: it carries Plotly's script.
+        HTML of about 5 MB: it carries Plotly's script. Two buttons below the figure save it as PNG and as SVG.
     """
     body = figure.to_html(
-        full_html=False, include_plotlyjs=True, config={"displaylogo": False, "toImageButtonOptions": {"format": "svg"}}
+        full_html=False, include_plotlyjs=True, config={"displayModeBar": False}, post_script=_SAVE_BUTTONS
     )
     colours = palette(dark)
     return (

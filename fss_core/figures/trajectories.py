@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from fss_core.figures.style import empty_figure, palette, plain, shorten, small
+from fss_core.figures.drawing import Drawing
+from fss_core.figures.style import palette, plain, shorten, small
 from fss_core.invariance.groups import entries_by_row
 from fss_core.invariance.results import Entry, Invariance
 from fss_core.numerals import signed
@@ -46,19 +47,20 @@ def trajectories_figure(found: Invariance, rows: Sequence[str], *, dark: bool = 
     """
     if len(rows) > MOST_TRAJECTORIES:
         raise ValueError(f"at most {MOST_TRAJECTORIES} layers can be told apart, got {len(rows)}")
-    figure = empty_figure(dark, height=330, margin={"l": 52, "r": 10, "t": 12 + 20 * -(-len(rows) // 2), "b": 44})
+    drawing = Drawing(dark, height=330, margin={"l": 52, "r": 10, "t": 12 + 20 * -(-len(rows) // 2), "b": 44})
     legend = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 11}, "itemclick": False}
-    figure.update_layout(hovermode="closest", legend=legend)
+    drawing.update_layout(hovermode="closest", legend=legend)
     places = [int(own.label) for own in found.table.columns]
     margin = 0.04 * max(places[-1] - places[0], 1)
-    figure.update_xaxes(
+    drawing.update_axis(
+        "x",
         range=[places[0] - margin, places[-1] + margin],
-        title_text="epoch",
+        title="epoch",
         **_ticks(places),
         **_RULED,
     )
     by_row = entries_by_row(found.table)
-    _score_axis(figure, [own for name in rows for own in by_row[name]], found, dark)
+    _score_axis(drawing, [own for name in rows for own in by_row[name]], found, dark)
     for name, (light, night, dash, symbol) in zip(rows, _STYLES, strict=False):
         colour = night if dark else light
         entries = by_row[name]
@@ -68,7 +70,7 @@ def trajectories_figure(found: Invariance, rows: Sequence[str], *, dark: bool = 
         )
         for run in _runs(np.isfinite(numbers[:, 0])):
             band = np.array(places)[run]
-            figure.add_scatter(
+            drawing.add_scatter(
                 x=small(np.concatenate([band, band[::-1]])),
                 y=small(np.concatenate([numbers[run, 2], numbers[run, 1][::-1]])),
                 mode="lines",
@@ -78,7 +80,7 @@ def trajectories_figure(found: Invariance, rows: Sequence[str], *, dark: bool = 
                 hoverinfo="skip",
                 showlegend=False,
             )
-        figure.add_scatter(
+        drawing.add_scatter(
             x=small(np.array(places)),
             y=small(numbers[:, 0]),
             customdata=small(numbers[:, 1:]),
@@ -92,7 +94,7 @@ def trajectories_figure(found: Invariance, rows: Sequence[str], *, dark: bool = 
             f"%{{customdata[1]:+.3f}}], {found.spec.level * 100:g} %, n = {found.table.columns[0].num_images}"
             "<br>%{text}<extra></extra>",
         )
-    return figure
+    return drawing.finished()
 
 
 def trajectories_alt(found: Invariance, rows: Sequence[str]) -> str:
@@ -121,23 +123,24 @@ def profile_figure(found: Invariance, label: str, *, dark: bool = False) -> go.F
         The figure; its axes are the same for every epoch.
     """
     colours = palette(dark)
-    figure = empty_figure(dark, height=250, margin={"l": 52, "r": 22, "t": 24, "b": 42})
-    figure.update_layout(hovermode="closest", showlegend=False)
+    drawing = Drawing(dark, height=250, margin={"l": 52, "r": 22, "t": 24, "b": 42})
+    drawing.update_layout(hovermode="closest", showlegend=False)
     rows = [row.name for row in found.table.rows]
-    figure.update_xaxes(
+    drawing.update_axis(
+        "x",
         range=[-0.7, len(rows) - 0.3],
-        title_text="layers in network order",
+        title="layers in network order",
         tickvals=[0, len(rows) - 1],
         ticktext=["input", "output"],
         ticklabeloverflow="allow",
         **_RULED,
     )
-    _score_axis(figure, found.table.entries, found, dark)
+    _score_axis(drawing, found.table.entries, found, dark)
     places = np.arange(len(rows))
     for column in found.table.columns:
         if column.label != label:
             others = _of_column(found, column.label)
-            figure.add_scatter(
+            drawing.add_scatter(
                 x=small(places),
                 y=small(others[:, 0]),
                 mode="markers",
@@ -146,7 +149,7 @@ def profile_figure(found: Invariance, label: str, *, dark: bool = False) -> go.F
             )
     own = _of_column(found, label)
     entries = [entry for entry in found.table.entries if entry.column == label]
-    figure.add_scatter(
+    drawing.add_scatter(
         x=small(places),
         y=small(own[:, 0]),
         error_y={
@@ -168,7 +171,7 @@ def profile_figure(found: Invariance, label: str, *, dark: bool = False) -> go.F
         },
         hovertemplate="%{text}<br>%{y:+.3f} [%{customdata[0]:+.3f}, %{customdata[1]:+.3f}]<extra></extra>",
     )
-    figure.add_annotation(
+    drawing.add_annotation(
         text=f"<b>Epoch {label}</b>; filled: decided, open: leaning; grey: the other epochs",
         x=0,
         y=1,
@@ -176,10 +179,9 @@ def profile_figure(found: Invariance, label: str, *, dark: bool = False) -> go.F
         yref="paper",
         xanchor="left",
         yanchor="bottom",
-        showarrow=False,
         font={"size": 12, "color": colours.ink},
     )
-    return figure
+    return drawing.finished()
 
 
 def profile_alt(found: Invariance, label: str) -> str:
@@ -209,23 +211,24 @@ def _of_column(found: Invariance, label: str) -> np.ndarray[tuple[int, int], np.
     )
 
 
-def _score_axis(figure: go.Figure, entries: Sequence[Entry], found: Invariance, dark: bool) -> None:
+def _score_axis(drawing: Drawing, entries: Sequence[Entry], found: Invariance, dark: bool) -> None:
     """Fit the intervals of all entries, and mark 0 and the tolerance."""
     colours = palette(dark)
     tolerance = found.spec.tolerance
     ends = [end for own in entries for end in (own.low, own.high) if end is not None] + [-tolerance, tolerance]
     pad = 0.05 * (max(ends) - min(ends)) + 0.005
-    figure.update_yaxes(
+    drawing.update_axis(
+        "y",
         range=[min(ends) - pad, max(ends) + pad],
-        title_text=f"{found.kind} score",
+        title=f"{found.kind} score",
         tickformat="+.2f",
         nticks=7,
         showgrid=True,
         gridcolor=colours.faint,
         **_RULED,
     )
-    figure.add_hrect(y0=-tolerance, y1=tolerance, fillcolor=colours.ink_band, line={"width": 0}, layer="below")
-    figure.add_hline(y=0, line={"color": colours.muted, "width": 1, "dash": "dot"})
+    drawing.add_strip("y", -tolerance, tolerance, fillcolor=colours.ink_band, line={"width": 0}, layer="below")
+    drawing.add_line("y", 0, line={"color": colours.muted, "width": 1, "dash": "dot"})
 
 
 def _ticks(places: Sequence[int]) -> dict[str, list[int]] | dict[str, int]:
