@@ -65,6 +65,11 @@ class Picture:
         return (*self.layers.names, *([GLOBAL_LAYER] if wanted else []))
 
     @property
+    def all(self) -> list[Responses]:
+        """Everything that is measured: the layers, with the control where all have it, and the whole network."""
+        return [portable(self).responses, *([self.whole.responses] if self.whole is not None else [])]
+
+    @property
     def is_complete(self) -> bool:
         """Whether everything that was asked for is measured."""
         control = len(self.control.layers) if self.control is not None else 0
@@ -198,7 +203,7 @@ def version_of(store: Store, request: MeasureRequest) -> tuple[object, ...]:
     Raises:
         FssError: something on the way to the results is broken.
     """
-    elsewhere = (*imported().stamps(), *published().stamps())
+    elsewhere = (imported().version, published().version)
     return (*elsewhere, *((key, store.num_bytes(f"responses/{key}/")) for key in result_keys(store, request)))
 
 

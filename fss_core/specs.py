@@ -100,6 +100,20 @@ class StaleResultError(StoreError):
     """A stored result was written under another schema."""
 
 
+class BrokenExportError(StoreError):
+    """A result from elsewhere is broken.
+
+    Args:
+        message: what is wrong.
+        origin: ``"imported"`` or ``"published"``.
+    """
+
+    def __init__(self, message: str, *, origin: str) -> None:
+        """Remember where it comes from."""
+        super().__init__(message)
+        self.origin = origin
+
+
 class Cancelled(FssError):
     """The work was asked to stop; what was finished is kept."""
 
@@ -263,8 +277,25 @@ def cache_dir() -> Path:
     """
     if given := os.environ.get("FSS_CACHE_DIR"):
         return Path(given).expanduser()
+    return _home() / "cache"
+
+
+def published_dir() -> Path:
+    """Where published studies are read: ``FSS_PUBLISHED_DIR``, relative to the cache directory.
+
+    Returns:
+        The directory; by default ``published/`` in the cache directory, or, where that is not there, the one that came
+        with this version. It need not exist.
+    """
+    if given := os.environ.get("FSS_PUBLISHED_DIR"):
+        return cache_dir() / Path(given).expanduser()
+    own = cache_dir() / "published"
+    return own if own.is_dir() else _home() / "cache" / "published"
+
+
+def _home() -> Path:
     checkout = Path(__file__).resolve().parents[1]
-    return (checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()) / "cache"
+    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
 
 
 def data_dir() -> Path:

@@ -38,6 +38,7 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FSS_CACHE_DIR", str(path))
         patch.delenv("FSS_DATA_DIR", raising=False)
+        patch.setenv("FSS_PUBLISHED_DIR", "published")  # and never the study that came with this version
         yield path
 
 

@@ -320,6 +320,19 @@ def test_directories_come_from_the_environment(tmp_path: Path, monkeypatch: pyte
     assert specs.cache_dir() == Path(specs.__file__).resolve().parents[1] / "cache"
 
 
+def test_the_published_study_is_found_beside_another_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FSS_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("FSS_PUBLISHED_DIR")
+    here = Path(specs.__file__).resolve().parents[1] / "cache" / "published"
+    assert specs.published_dir() == here
+    (tmp_path / "published").mkdir()
+    assert specs.published_dir() == tmp_path / "published"
+    monkeypatch.setenv("FSS_PUBLISHED_DIR", "mine")
+    assert specs.published_dir() == tmp_path / "mine"
+    monkeypatch.setenv("FSS_PUBLISHED_DIR", str(here))
+    assert specs.published_dir() == here
+
+
 def test_importing_the_package_and_its_words_imports_nothing_heavy() -> None:
     code = "import sys, fss_core, fss_core.specs; print([n for n in ('torch', 'pandas', 'numpy') if n in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)

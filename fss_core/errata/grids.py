@@ -11,6 +11,24 @@ from fss_core.errata.variants import CORRECTED, Variant, list_variants
 from fss_core.invariance.grids import AgreementCell, AgreementGrid, GridColumn
 from fss_core.scores import MEAN_FILTER, Call, Kind, Score, score_responses
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerScores:
+    """The scores of the layers of every variant, the mean of the three filters.
+
+    Attributes:
+        errata: what they are of.
+        scores: name of a variant and kind → layer → score.
+    """
+
+    errata: Errata
+    scores: dict[tuple[str, Kind], dict[str, Score]]
+
+    def of(self, variant: str, kind: Kind) -> dict[str, Score]:
+        """Layer → score, of one variant and kind."""
+        return self.scores[variant, kind]
+
+
 _LETTERS: dict[Call, str] = {"fragile": "F", "robust": "R", "antifragile": "A"}
 
 
@@ -23,24 +41,30 @@ def layer_variants(errata: Errata) -> tuple[Variant, ...]:
     )
 
 
-def layer_scores(errata: Errata, variant: Variant, kind: Kind) -> dict[str, Score]:
-    """Score the layers of a variant, the mean of the three filters: layer → score."""
-    scores = score_responses(local(errata.responses[variant.measured]), **asdict(variant.score))
-    return {own.layer: own for own in scores.rows if (own.filter, own.kind) == (MEAN_FILTER, kind)}
+def score_layers(errata: Errata) -> LayerScores:
+    """Score the layers of every variant, the mean of the three filters: most of a second."""
+    found: dict[tuple[str, Kind], dict[str, Score]] = {}
+    for variant in layer_variants(errata):
+        scores = score_responses(local(errata.responses[variant.measured]), **asdict(variant.score))
+        for own in scores.rows:
+            if own.filter == MEAN_FILTER:
+                found.setdefault((variant.name, own.kind), {})[own.layer] = own
+    return LayerScores(errata=errata, scores=found)
 
 
-def errata_grid(errata: Errata, kind: Kind) -> AgreementGrid:
+def errata_grid(scores: LayerScores, kind: Kind) -> AgreementGrid:
     """Arrange one score by layer and variant.
 
     Args:
-        errata: what is published.
+        scores: of what is published.
         kind: clean, adversarial or difference.
 
     Returns:
         Beside each row: ● where every variant calls the layer as the corrected method does, else the share that does.
     """
+    errata = scores.errata
     variants = layer_variants(errata)
-    by_variant = {own.name: layer_scores(errata, own, kind) for own in variants}
+    by_variant = {own.name: scores.of(own.name, kind) for own in variants}
     layers = errata.responses[CORRECTED].layers
     kinds = {own.facts.name: own.facts.kind for own in layers}
     rows = tuple(by_variant[CORRECTED])
@@ -107,10 +131,9 @@ class LayerLine:
     same_call: bool | None
 
 
-def layer_lines(errata: Errata, variant: Variant, kind: Kind) -> tuple[LayerLine, ...]:
+def layer_lines(scores: LayerScores, variant: Variant, kind: Kind) -> tuple[LayerLine, ...]:
     """Put each layer's score in a variant beside that of the corrected method."""
-    corrected = layer_scores(errata, layer_variants(errata)[0], kind)
-    other = layer_scores(errata, variant, kind)
+    corrected = scores.of(CORRECTED, kind)
     return tuple(
         LayerLine(
             layer=name,
@@ -118,5 +141,5 @@ def layer_lines(errata: Errata, variant: Variant, kind: Kind) -> tuple[LayerLine
             other=own,
             same_call=None if None in (own.call, corrected[name].call) else own.call == corrected[name].call,
         )
-        for name, own in other.items()
+        for name, own in scores.of(variant.name, kind).items()
     )

@@ -12,7 +12,6 @@ import io
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,10 +20,11 @@ from fss_core.flow import Measured, Origin
 from fss_core.imports import bounds
 from fss_core.imports.archives import open_zip, read_file, zip_member
 from fss_core.imports.bounds import refusing, require
+from fss_core.imports.listing import Listing, list_below
 from fss_core.imports.manifests import KNOWN_FILES, read_manifest
 from fss_core.imports.tables import put_together
 from fss_core.responses import LayerResponse
-from fss_core.specs import MeasurementSpec, StoreError, cache_dir
+from fss_core.specs import BrokenExportError, MeasurementSpec, StoreError, cache_dir, published_dir
 
 # Reading --------------------------------------------------------------------------------------------------
 
@@ -141,6 +141,10 @@ class BrokenEntry(_OnDisk):
     reason: str
 
 
+_listings: dict[Path, Listing[Entry | BrokenEntry]] = {}
+"""Root of a collection → how it was found last, for all who ask in this process."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
     """Exports below one directory: ZIPs in it, and directories with a manifest at any depth.
@@ -153,18 +157,25 @@ class Collection:
     root: Path
     origin: Origin
 
-    def stamps(self) -> list[tuple[str, int]]:
-        """Say which version there is: whatever is added, replaced or taken away changes it; nothing is read."""
-        found = []
-        for path in sorted(self.root.iterdir()) if self.root.is_dir() else ():
-            with suppress(OSError):  # it may vanish meanwhile, or point nowhere
-                found.append((path.name, path.stat().st_mtime_ns))
-        return found
+    @property
+    def version(self) -> str:
+        """Another one whenever an export was added, replaced or taken away; a stamp a directory is looked at."""
+        return self._listing().version
 
     def entries(self) -> list[Entry | BrokenEntry]:
-        """List what is there, by path; only manifests are read."""
-        places = [*self.root.glob("*.zip"), *(path.parent for path in self.root.rglob(MANIFEST))]
-        return [_entry(path) for path in sorted(places)]
+        """List what is there, by path; only manifests are read, and those again only when they are others."""
+        return list(self._listing().found.values())
+
+    def _listing(self) -> Listing[Entry | BrokenEntry]:
+        known = _listings.get(self.root)
+        if known is None or not known.is_current:
+            known = _listings[self.root] = list_below(
+                self.root, self._is_export, _entry_of, is_sound=lambda own: isinstance(own, Entry), before=known
+            )
+        return known
+
+    def _is_export(self, directory: str, name: str) -> bool:
+        return name == MANIFEST or (name.endswith(".zip") and Path(directory) == self.root)
 
     def find(self, spec: MeasurementSpec, *, every_image: bool = False) -> Measured | None:
         """Look a measurement up, as ``flow.find_measured`` does: the same filters in the same order, the first images.
@@ -180,7 +191,7 @@ class Collection:
             What there is; ``None`` if nothing fits.
 
         Raises:
-            StoreError: the one that fits best is broken.
+            BrokenExportError: the one that fits best is broken.
         """
 
         def rank(entry: Entry) -> tuple[bool, int, int, int, str]:
@@ -192,7 +203,10 @@ class Collection:
         if not fitting:
             return None
         path = max(fitting, key=rank).path
-        measured = (read_export if path.is_dir() else read_zip)(path, origin=self.origin)
+        try:
+            measured = (read_export if path.is_dir() else read_zip)(path, origin=self.origin)
+        except StoreError as error:
+            raise BrokenExportError(str(error), origin=self.origin) from error
         return _narrowed(measured, spec, measured.spec.num_images if every_image else spec.num_images)
 
 
@@ -202,8 +216,8 @@ def imported() -> Collection:
 
 
 def published() -> Collection:
-    """The published studies: ``published/`` in the cache directory."""
-    return Collection(root=cache_dir() / "published", origin="published")
+    """The published studies, as :func:`fss_core.specs.published_dir` finds them."""
+    return Collection(root=published_dir(), origin="published")
 
 
 def import_zip(source: Path | bytes | BinaryIO) -> Measured:
@@ -280,23 +294,20 @@ def delete_imported(key: str) -> bool:
     return False
 
 
+def _entry_of(file: Path) -> Entry | BrokenEntry:
+    return _entry(file.parent if file.name == MANIFEST else file)
+
+
 def _entry(path: Path) -> Entry | BrokenEntry:
     try:
         with refusing(str(path)):
             if path.is_dir():
-                stamp = (path / MANIFEST).stat()
-                return Entry(path=path, manifest=_known_manifest(path, stamp.st_mtime_ns, stamp.st_size))
+                return Entry(path=path, manifest=_read_directory_manifest(path))
             with path.open("rb") as file, open_zip(file) as archive:
                 manifest = read_manifest(zip_member(archive, MANIFEST, bounds.LARGEST_MANIFEST), str(path))
             return Entry(path=path, manifest=manifest)
     except StoreError as error:
         return BrokenEntry(path=path, reason=str(error))
-
-
-@lru_cache(maxsize=1024)
-def _known_manifest(directory: Path, modified: int, size: int) -> Manifest:
-    """Read a manifest once, until it is another: a study has many, and a page looks at all of them."""
-    return _read_directory_manifest(directory)
 
 
 def _extent(spec: MeasurementSpec, layers: Sequence[str]) -> dict[str, set[Any]]:

@@ -184,8 +184,8 @@ def version_of(store: Store, comparison: ComparisonSpec, label: str, known: Sequ
         *(shared.value, shared.about, tuple(sorted(set(beside)))),
         *sorted((own.origin, own.key, own.epsilon, own.spec.num_images) for own in mine),
         *((key, store.num_bytes(f"responses/{key}/")) for key in here),
-        *imported().stamps(),
-        *published().stamps(),
+        imported().version,
+        published().version,
     )
 
 

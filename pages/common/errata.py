@@ -10,7 +10,7 @@ import streamlit as st
 from fss_core import figures
 from fss_core.errata.differences import DIFFERENCES, Difference
 from fss_core.errata.effects import Effect, Ranking
-from fss_core.errata.grids import errata_grid, layer_lines, layer_variants
+from fss_core.errata.grids import LayerScores, errata_grid, layer_lines, layer_variants, score_layers
 from fss_core.errata.records import Errata, errata_path, read_errata
 from fss_core.errata.reports import change_words, errata_json, ranking_words, spread_words, value_words
 from fss_core.errata.variants import CORRECTED, Variant, list_variants
@@ -18,7 +18,7 @@ from fss_core.invariance.grids import GridColumn
 from fss_core.numerals import number, signed
 from fss_core.reports import REFERENCES
 from fss_core.scores import KINDS, Kind, Score
-from fss_core.specs import NETWORKS, MeasurementSpec, ResponseSpec, cache_dir
+from fss_core.specs import NETWORKS, MeasurementSpec, ResponseSpec, published_dir
 from pages.common import agreement, downloads, known
 from pages.common.explore import KIND_TITLES
 from pages.common.frame import escaped, is_dark, plain
@@ -44,9 +44,10 @@ def draw() -> None:
     """Draw the page."""
     st.title("Errata and differences", anchor=False)
     st.markdown(WHAT_IT_IS)
-    path = errata_path(cache_dir() / "published")
-    found = _read(str(path), path.stat().st_mtime_ns) if path.exists() else None
-    if found is None:
+    path = errata_path(published_dir())
+    modified = path.stat().st_mtime_ns if path.exists() else None
+    found = None if modified is None else _read(str(path), modified)
+    if found is None or modified is None:
         st.info(
             "What they do to scores is not measured in this version. This measures one cell, in about a quarter of an "
             "hour on two cores, and publishes the comparison:"
@@ -59,7 +60,7 @@ def draw() -> None:
     st.header("Eight differences, and what each does", anchor=False)
     st.html(_table(found))
     _notes(found)
-    _layer_by_layer(found)
+    _layer_by_layer(_score(found, str(path), modified))
     _save(found)
 
 
@@ -67,6 +68,12 @@ def draw() -> None:
 def _read(path: str, modified: int) -> Errata | None:
     """Read the comparison once for all viewers, until it is another."""
     return read_errata(Path(path).parents[1])
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _score(_errata: Errata, path: str, modified: int) -> LayerScores:
+    """Score it once for all viewers."""
+    return score_layers(_errata)
 
 
 # What it is of --------------------------------------------------------------------------------------------
@@ -238,7 +245,8 @@ def _ranking(errata: Errata, name: str, kind: Kind) -> Ranking | None:
 # Layer by layer -------------------------------------------------------------------------------------------
 
 
-def _layer_by_layer(errata: Errata) -> None:
+def _layer_by_layer(scores: LayerScores) -> None:
+    errata = scores.errata
     st.header("Layer by layer", anchor=False)
     variants = {own.name: own for own in layer_variants(errata)}
     choices = [name for name in variants if name != CORRECTED]
@@ -258,22 +266,22 @@ def _layer_by_layer(errata: Errata) -> None:
     with st.container(key="explore_columns"):
         left, right = st.columns([3, 2], gap="medium")
         with left:
-            _heatmap(errata, kind)
+            _heatmap(scores, kind)
         with right:
             _chart(errata, variants, kind)
-    st.html(_layer_table(errata, variant, kind))
+    st.html(_layer_table(scores, variant, kind))
 
 
 def _title(variant: Variant) -> str:
     return f"{variant.differences[0]}. {variant.title}" if len(variant.differences) == 1 else variant.title
 
 
-def _heatmap(errata: Errata, kind: Kind) -> None:
+def _heatmap(scores: LayerScores, kind: Kind) -> None:
     def look_into(row: str, column: GridColumn) -> None:
         if column.label != CORRECTED:
             st.session_state["difference"] = column.label
 
-    figure = agreement.heatmap(errata_grid(errata, kind), "errata_heatmap", look_into)
+    figure = agreement.heatmap(errata_grid(scores, kind), "errata_heatmap", look_into)
     st.html(
         '<p class="fss-quiet"><b>F</b> fragile, <b>R</b> robust, <b>A</b> antifragile: decided. <b>f r a</b>, hatched: '
         "leaning. · not measurable. Corr.: the corrected method; not 7: all but the score. Stays: ● the call of the "
@@ -308,9 +316,9 @@ def _chart(errata: Errata, variants: dict[str, Variant], kind: Kind) -> None:
         st.caption(plain(f"Not measurable: {lines}."))
 
 
-def _layer_table(errata: Errata, variant: Variant, kind: Kind) -> str:
+def _layer_table(scores: LayerScores, variant: Variant, kind: Kind) -> str:
     rows = []
-    for own in layer_lines(errata, variant, kind):
+    for own in layer_lines(scores, variant, kind):
         same = {None: "–", True: "same", False: "another"}[own.same_call]
         rows.append(
             f"<tr><td>{escaped(own.layer)}</td>{_score_cell(own.corrected)}{_score_cell(own.other)}<td>{same}</td></tr>"
