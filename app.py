@@ -27,7 +27,7 @@ def show(store: Store) -> None:
         version = version_of(store, request)
         picture = explore.read_picture(store, request, request.key, version)
     except StoreError as error:
-        explore.unreadable(store, request, str(error))
+        explore.unreadable(store, request, error)
         return
     except (FssError, ValueError) as error:
         st.error(frame.plain(str(error)))
@@ -40,7 +40,7 @@ def show(store: Store) -> None:
     except ValueError as error:
         st.error(frame.plain(str(error)))
         return
-    explore.draw(store, picture, scores, chosen)
+    explore.draw(store, picture, version, scores, chosen)
 
 
 store = frame.begin("Explore")

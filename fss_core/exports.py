@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 Format = Literal["parquet", "csv"]
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What begins a formula in a spreadsheet."""
+
 EXPORT_FORMAT = 1
 """The form of the manifest and the tables; raise it when either changes."""
 
@@ -162,6 +165,16 @@ def export_measured(
     return [directory / name for name in contents]
 
 
+def to_csv(frame: pd.DataFrame) -> bytes:
+    """Write a table as CSV, in UTF-8; a text that a spreadsheet would take for a formula has a quote before it.
+
+    Names of layers and classes may be a stranger's: ``=HYPERLINK(…)`` would be run where the file is opened.
+    """
+    texts = frame.select_dtypes(include=["object", "string"]).columns
+    guarded = {name: frame[name].map(lambda own: f"'{own}" if str(own).startswith(_FORMULA) else own) for name in texts}
+    return frame.assign(**guarded).to_csv(index=False).encode()
+
+
 def export_zip(measured: Measured, scores: Scores, target: Path | BinaryIO) -> None:
     """Write a measurement as one ZIP of Parquet and JSON, to be read back by ``imports.read_zip``.
 
@@ -228,7 +241,7 @@ def _contents(measured: Measured, scores: Scores, formats: Sequence[Format]) -> 
     contents: dict[str, bytes] = {}
     for kind in formats:
         if kind == "csv":
-            contents |= {f"{name}.csv": frame.to_csv(index=False).encode() for name, frame in frames.items()}
+            contents |= {f"{name}.csv": to_csv(frame) for name, frame in frames.items()}
         else:
             tables = {name: _table(frames[name]) for name in ("responses", "scores")}
             tables |= {

@@ -10,7 +10,7 @@ from fss_core.checkpoints import prune_checkpoints
 from fss_core.checkpoints.sidecars import checkpoints_dir
 from fss_core.explore import result_keys
 from fss_core.imports import delete_imported, list_imported
-from fss_core.jobs.board import Board, Run
+from fss_core.jobs.board import OPEN_STATES, Board, Run
 from fss_core.jobs.kinds import read_request, words
 from fss_core.jobs.requests import MeasureRequest
 from fss_core.jobs.retraining_plans import RetrainRequest
@@ -133,14 +133,17 @@ def clear(store: Store, name: str) -> None:
 
 
 def forget_result(store: Store, request: MeasureRequest) -> None:
-    """Forget what was measured of a request, and strike its run off the board; checkpoints and images stay.
+    """Forget what was measured of a request, and strike its run off the board, with those of :func:`runs_beside`.
+
+    Checkpoints and images stay.
 
     Raises:
         StoreError: it is being measured, or an open run needs the same results.
         FssError: something on the way to the results is broken.
     """
     board = Board(store)
-    keys = {*result_keys(store, request), *_recorded_keys(store, request)}
+    beside = runs_beside(store, request)
+    keys = _keys_of(store, request)
     for run in board.open_runs():
         if run.key == request.key:
             raise StoreError("this is being measured; cancel it first")
@@ -149,7 +152,28 @@ def forget_result(store: Store, request: MeasureRequest) -> None:
     for key in keys:
         store.delete_prefix(f"responses/{key}/")
         store.delete_record(key)
-    board.delete(request.key)
+    for key in (request.key, *(run.key for run in beside)):
+        board.delete(key)
+
+
+def runs_beside(store: Store, request: MeasureRequest) -> list[Run]:
+    """List the measurements that are done, or were stopped, and whose results lie under the same keys.
+
+    More or fewer images, and other filters, are pieces of one result: whoever forgets it forgets them all.
+    """
+    keys = _keys_of(store, request)
+    return [
+        run
+        for run in Board(store).runs()
+        if run.state not in OPEN_STATES
+        and run.kind == request.kind
+        and run.key != request.key
+        and keys.intersection(_keys_needed(store, run))
+    ]
+
+
+def _keys_of(store: Store, request: MeasureRequest) -> set[str]:
+    return {*result_keys(store, request), *_recorded_keys(store, request)}
 
 
 def _keys_needed(store: Store, run: Run) -> list[str]:

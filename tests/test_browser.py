@@ -485,7 +485,7 @@ def test_a_new_user_retrains_and_reads_the_verdict(
     own = World(tmp_path)
     try:
         view = Explore(browser.new_page(viewport={"width": 1280, "height": 900}), own.server.url)
-        view.open(f"/retrain?{urlencode(VIEW | {'budget': 1})}")
+        view.open(f"/retrain?{urlencode(VIEW | {'budget': 1, 'report': 150})}")
         assert view.title == TITLE.replace("epoch", "retrained from epoch")
         assert "no rule can choose" in view.main.inner_text()
         assert re.search(r"About .*\b(s|min)\b", view.offer)
@@ -520,6 +520,7 @@ def test_a_new_user_retrains_and_reads_the_verdict(
             assert tiles[f"Against {line.against}"].startswith(line.outcome.capitalize())
         rows = view.main.locator("table tbody tr")
         assert rows.count() == len(request.spec.rules) + 1  # and no retraining
+        assert view.complaints == []
         assert "Traceback" not in own.log.read_text(errors="replace")
     finally:
         own.server.stop()
@@ -545,6 +546,7 @@ def test_runs_are_listed_deleted_and_exchanged(measured: None, store: Store, loo
     assert "starting the workers" in run.inner_text() or "done" in run.inner_text()
 
     run.get_by_role("button", name="Delete result").click()
+    run.get_by_role("button", name="Yes, delete it").click()
     run.wait_for(state="detached")
     assert find_picture(store, REQUEST) is None
 

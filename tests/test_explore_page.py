@@ -6,6 +6,7 @@ import io
 import json
 import re
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,13 +24,17 @@ from streamlit.testing.v1 import AppTest
 
 from fss_core.explore import find_picture, portable, score_picture
 from fss_core.exports import export_zip
-from fss_core.imports import import_zip, read_zip
+from fss_core.flow import Measured
+from fss_core.imports import delete_imported, import_zip, read_zip
 from fss_core.jobs import requests
-from fss_core.jobs.board import Board
+from fss_core.jobs.board import Board, Task
+from fss_core.jobs.requests import MeasureRequest
 from fss_core.numerals import signed
 from fss_core.scores import score_responses
-from fss_core.specs import GLOBAL_LAYER, ScoreSpec
-from fss_core.store import Store
+from fss_core.specs import GLOBAL_LAYER, ScoreSpec, response_key
+from fss_core.store import SCHEMA, Store
+from pages.common import explore as explore_page
+from pages.common import known
 
 EPSILON_TILE, ORIGIN = "Size ε of the attack", "Measured here."
 
@@ -648,6 +653,139 @@ def test_an_import_of_a_foreign_data_set_is_shown_with_its_origin(known_store: S
     assert "Imported: measured elsewhere" in text_of(without_exception(open_page(**query)))
 
 
+def test_a_damaged_import_comes_with_a_remedy_that_works(known_store: Store, known_cache: Path) -> None:
+    path = import_zip(export_here(known_store)).checkpoint.path
+    pictures.lose_folder(known_cache)
+    damage_tables(path)
+    page = opened()
+    [error] = page.error
+    assert "\n" not in error.value
+    assert "Delete it, and import a sound copy" in text_of(page)
+    assert not [button for button in page.button if button.key == "repair"]
+    assert "Runs, where it can be deleted" in [label for label, _ in pictures.links(page)] + [
+        own.proto.label for own in page.get("page_link")
+    ]
+    assert delete_imported(path.stem)
+    assert not opened().error
+
+
+def test_a_damaged_published_result_comes_with_a_remedy(known_store: Store, known_cache: Path) -> None:
+    (known_cache / "published").mkdir()
+    path = known_cache / "published" / "study.zip"
+    path.write_bytes(export_here(known_store))
+    pictures.lose_folder(known_cache)
+    damage_tables(path)
+    page = opened()
+    assert len(page.error) == 1
+    assert "git checkout -- cache/published" in text_of(page)
+
+
+def damage_tables(path: Path) -> None:
+    """Change a byte of every table of an exported ZIP; its manifest stays."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            middle = len(content) // 2
+            spoilt = content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
+            archive.writestr(name, spoilt if name.endswith(".parquet") else content)
+
+
+def test_what_was_measured_on_a_gpu_is_listed_and_opened_without_one(known_store: Store) -> None:
+    measured = import_zip(exported(replace_device(known_store, "cuda:0")))
+    assert measured.spec.device_type == "cuda"
+    [query] = [query for label, query in pictures.links(opened(init=7)) if "imported" in label]
+    assert query["device"] == "cuda"
+    page = without_exception(open_page(**query))
+    assert "Imported: measured elsewhere" in text_of(page)
+    assert page.query_params["device"] in ("cuda", ["cuda"])
+    assert page.button(key="measure").disabled
+    assert "This machine has no NVIDIA GPU: only results from elsewhere" in text_of(page)
+
+
+def replace_device(store: Store, device: str) -> Measured:
+    picture = find_picture(store, request())
+    assert picture is not None
+    measured = portable(picture)
+    spec, attack = replace(measured.spec, device=device), measured.responses.attack
+    assert attack is not None
+    key = response_key(
+        response=spec.response,
+        attack=attack,
+        network=measured.checkpoint.identity,
+        probe=measured.card.fingerprints["probe"],
+        device_type=spec.device_type,
+        schema=SCHEMA,
+    )
+    return replace(measured, spec=spec, key=key)
+
+
+def exported(measured: Measured) -> bytes:
+    target = io.BytesIO()
+    export_zip(measured, score_responses(measured.responses), target)
+    return target.getvalue()
+
+
+def test_a_run_of_the_command_line_is_seen_here(known_store: Store) -> None:
+    """It asks for the layers alone; the page for the whole network and the control, too."""
+    known_store.delete_prefix("responses/")
+    board = Board(known_store)
+    run = board.ask("measure", MeasureRequest(spec=request().spec).to_json())
+    with known_store.claim(run.lease, wait=False):
+        board.begin(run.key)
+        board.put_tasks(run.key, [Task(name=f"layers:{own}", units=1, rate="", seconds=10) for own in LAYERS])
+        board.start_task(run.key, f"layers:{LAYERS[0]}")
+        page = opened()
+        assert page.button(key="measure").label == "Measuring …"
+        [bar] = page.get("progress")
+        assert "filtering layer by layer" in bar.proto.text
+        page.button(key="cancel").click().run()
+        assert board.get(run.key).state == "cancelling"
+    board.end(run.key, "cancelled")
+    assert is_offered(opened())
+
+
+def test_a_run_that_is_struck_off_while_it_is_shown_is_gone(known_store: Store) -> None:
+    known_store.delete_prefix("responses/")
+    board = Board(known_store)
+    run = board.ask("measure", request().to_json())
+    page = opened()
+    assert page.get("progress")
+    board.delete(run.key)
+    without_exception(page.run())
+    assert not page.error
+    assert not page.get("progress")
+    assert is_offered(page)
+
+
+def test_a_large_network_is_shown_part_by_part(known_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explore_page, "_MOST_ROWS", 4)
+    page = opened()
+    box = page.selectbox(key="rows")
+    assert box.options == ["1 to 4 of 6", "5 to 6 of 6"]
+    assert alts(page)["heatmap"].startswith("Heatmap of filtering scores, 4 layers")
+    without_exception(box.set_value(1).run())
+    assert alts(page)["heatmap"].startswith("Heatmap of filtering scores, 2 layers")
+    assert page.query_params["rows"] in ("1", ["1"])
+    assert alts(opened(rows=99))["heatmap"].startswith("Heatmap of filtering scores, 2 layers")
+
+
+def test_everything_that_is_measured_can_be_reached(known_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in (3, 4):
+        training = replace(request().spec.training, seed=seed)
+        known_store.record(f"of {seed}", {"measurement": asdict(request(training=training).spec)})
+    every = pictures.links(opened(init=9))
+    monkeypatch.setattr(known, "_MOST", 1)
+    page = opened(init=9)
+    assert pictures.links(page) == every
+    assert len(every) == 3
+
+
+def test_the_level_is_that_of_the_accuracies_too(known_cache: Path) -> None:
+    for level, words in ((0.8, "80% interval"), (0.99, "99% interval")):
+        assert tiles(opened(level=level))["Clean accuracy"][1].startswith(words)
+
+
 def test_names_of_strangers_are_shown_as_they_are(known_store: Store) -> None:
     name = "<img src=x>*a*"
     pictures.write(known_store, pictures.checkpoint_of(), layers=(name,))
@@ -685,14 +823,15 @@ def test_what_is_downloaded_is_what_is_shown(known_store: Store, monkeypatch: py
     assert picture is not None
     scores = score_picture(picture, ScoreSpec(reference="retained", tolerance=0.1))
     found = pd.read_csv(io.BytesIO(saved["save_csv"]()))
-    assert len(found) == 75
+    assert len(found) == (5 + 1) * 15  # the whole network, too
     assert found["score"].dropna().tolist() == pytest.approx(
-        [row.score for row in scores.layers.rows if row.score is not None]
+        [row.score for own in scores.all for row in own.rows if row.score is not None]
     )
     responses = pd.read_csv(io.BytesIO(saved["save_responses"]()))
-    assert len(responses) == 5 * 3 * 5
+    assert set(responses["layer"]) == {*LAYERS, GLOBAL_LAYER}
+    assert "random" in set(responses["filter"])
     measured = read_zip(saved["save_zip"]())
     assert "random" in measured.spec.response.filters
     assert measured.responses.num_images == NUM_IMAGES
-    for key in ("save_scores", "save_curves"):
+    for key in ("save_scores", "save_curves", "save_histogram", "save_images"):
         assert b"<html" in saved[key]()[:1000].lower()

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 from fss_core import exports
-from fss_core.exports import export_measured, export_zip
+from fss_core.exports import export_measured, export_zip, to_csv
 from fss_core.flow import Flow, Measured
 from fss_core.scores import Scores, score_responses
 from fss_core.specs import MeasurementSpec, ResponseSpec, Scope, StoreError, TrainingSpec
@@ -91,6 +91,15 @@ def test_tables_come_back_as_they_were(
         else:
             own, expected = (frame[column].astype("string").fillna("").tolist() for frame in (found, table))
             assert own == expected
+
+
+def test_no_text_of_a_table_is_a_formula() -> None:
+    names = ["=HYPERLINK(1)", "+1", "-x", "@SUM(A1)", "\tx", "conv1", "a=b"]
+    frame = pd.DataFrame({"layer": names, "score": [-0.5, 0.5, -1.0, 0.0, 1.0, 2.0, 3.0]})
+    found = pd.read_csv(io.BytesIO(to_csv(frame)))
+    assert found["layer"].tolist() == ["'=HYPERLINK(1)", "'+1", "'-x", "'@SUM(A1)", "'\tx", "conv1", "a=b"]
+    assert found["score"].tolist() == frame["score"].tolist()
+    assert frame["layer"].tolist() == names
 
 
 def test_bits_classes_and_accuracies_agree(directory: Path, measured: Measured) -> None:

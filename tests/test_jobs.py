@@ -673,6 +673,24 @@ def test_a_cancelled_run_starts_nothing_more_and_ends_when_its_tasks_have(
     assert pool.killed == []
 
 
+def test_a_run_that_is_asked_for_again_while_it_stops_goes_on(world: tuple[Runner, FakePool, Plans]) -> None:
+    runner, pool, plans = world
+    run = ask(runner, plans, narrow("a", "b"), narrow("b"))
+    runner._round()
+    runner.board.cancel(run.key)
+    runner._round()
+    assert runner.board.ask("measure", run.request).state == "queued"
+    for own in pool.under_way:
+        own.finish(Cancelled("stopped"))
+    runner._round()
+    assert runner.board.get(run.key).state == "queued"
+    runner._round()
+    assert [own.order.task.name for own in pool.under_way] == ["b"]
+    pool.futures[-1].finish()
+    runner._round()
+    assert runner.board.get(run.key).state == "done"
+
+
 def test_a_task_that_does_not_listen_loses_its_worker(
     world: tuple[Runner, FakePool, Plans], monkeypatch: pytest.MonkeyPatch
 ) -> None:

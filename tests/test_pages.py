@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,9 @@ import pictures
 import pytest
 from pictures import PAGES, ROOT, cut, damage_record, key_of, open_page, text_of
 
+from fss_core.explore import find_picture, portable
+from fss_core.exports import export_zip
+from fss_core.scores import score_responses
 from fss_core.store import Store
 
 WITHOUT_RESULTS = ("pages/errata.py",)
@@ -58,6 +62,31 @@ def test_a_damaged_record_stops_no_page(known_store: Store, path: str) -> None:
     assert [own.value for own in page.warning if "record of" in own.value] == (
         [record.damage for record in known_store.list_records() if record.damage] if path == "app.py" else []
     )
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_store_that_cannot_be_written_leaves_what_is_published(
+    known_store: Store, known_cache: Path, path: str, runners: list[Path]
+) -> None:
+    picture = find_picture(known_store, pictures.request())
+    assert picture is not None
+    (known_cache / "published").mkdir()
+    with (known_cache / "published" / "study.zip").open("wb") as file:
+        measured = portable(picture)
+        export_zip(measured, score_responses(measured.responses), file)
+    known_store.close()
+    shutil.rmtree(known_cache / "results")
+    (known_cache / "results").write_text("a file stands where the store should be")
+    page = open_page(path, **pictures.view())
+    assert not page.exception, page.exception
+    assert page.title[0].value
+    [warning] = [own.value for own in page.warning if "cannot be used" in own.value]
+    assert "Meanwhile what is published or imported can be looked at." in warning
+    if path == "app.py":
+        assert "Published with this version." in text_of(page)
+        assert page.button(key="measure").disabled
+        assert not page.error
+    assert runners == []
 
 
 def rubbish_index(store: Store) -> None:

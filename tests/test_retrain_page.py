@@ -109,6 +109,12 @@ def rows(page: AppTest) -> dict[str, list[str]]:
     return found
 
 
+def rows_of_rules(page: AppTest) -> list[str]:
+    """The rules in the table, if there is one."""
+    tables = [own.value for own in page.get("html") if "fss-table" in own.value]
+    return list(rows(page)) if tables else []
+
+
 def cell(estimate: Estimate | None, sign: str = "") -> str:
     if estimate is None:
         return "–"
@@ -340,7 +346,14 @@ def test_no_rule_is_refused_in_one_line(store: Store) -> None:
 
 def test_runs_link_here_and_can_be_struck_off(store: Store) -> None:
     asked = RetrainRequest(
-        spec=replace(SPEC, rules=("all", "random"), leaning="ignored", num_draws=2, score=ScoreSpec(tolerance=0.1)),
+        spec=replace(
+            SPEC,
+            rules=("all", "random"),
+            leaning="ignored",
+            num_draws=2,
+            score=ScoreSpec(tolerance=0.1),
+            num_report_images=90,
+        ),
         seeds=(0, 1),
     )
     board = start(store, asked)
@@ -355,6 +368,25 @@ def test_runs_link_here_and_can_be_struck_off(store: Store) -> None:
     page = open_page("pages/runs.py")
     page.button(key=f"strike_{asked.key}").click().run()
     assert board.runs() == []
+
+
+def test_a_retraining_that_was_judged_on_fewer_images_is_shown(store: Store) -> None:
+    few = replace(SPEC, rules=("all",), budget=1, num_report_images=60)
+    shown = {"rules": "all", "budget": 1, "report": 60}
+    assert not rows_of_rules(show(**shown))
+    retrain(few, store=store, factory=lanes.make_network)
+    page = show(**shown)
+    [found] = find_retrained_seeds(store, few, (0,))
+    assert rows(page) == expected_rows(compare([found]))
+    assert "n = 60" in text_of(page)
+    assert "n = 150" not in text_of(page)
+
+
+def test_more_report_images_than_there_are_are_refused_in_one_line(store: Store) -> None:
+    page = show(report=151)
+    said = [own.value.replace("\\", "") for own in (*page.error, *page.caption)]
+    assert "num_report_images must be at most 150, the report images of lanes, got 151" in said
+    assert page.button(key="measure").disabled
 
 
 # Broken ---------------------------------------------------------------------------------------------------

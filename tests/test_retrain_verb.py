@@ -212,7 +212,14 @@ def test_a_request_survives_json_and_names_the_same_work_once() -> None:
     assert other == request
     assert other.key == request.key
     assert replace(request, seeds=(3,)).key != request.key
-    for text in ("epoch 3", "initialisations 3, 4", "2 epochs of retraining", *RULES, "pulses of weights"):
+    for text in (
+        "epoch 3",
+        "initialisations 3, 4",
+        "2 epochs of retraining",
+        *RULES,
+        "pulses of weights",
+        "on 50 report",
+    ):
         assert text in request.words()
 
 

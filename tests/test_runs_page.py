@@ -20,6 +20,7 @@ from fss_core.explore import find_picture, portable
 from fss_core.exports import export_zip
 from fss_core.imports import import_zip, list_imported
 from fss_core.jobs.board import Board, Task
+from fss_core.jobs.kinds import words
 from fss_core.scores import score_responses
 from fss_core.specs import TrainingSpec
 from fss_core.store import Store
@@ -180,6 +181,11 @@ def test_a_result_is_deleted_with_its_run(board: Board, known_store: Store) -> N
     run = board.ask("measure", request().to_json())
     board.end(run.key, "done")
     page = press(open_runs(), f"delete_{run.key}")
+    assert [own.value for own in page.warning] == ["What was measured is forgotten, and has to be measured again."]
+    page = press(page, "delete_no")
+    assert not page.warning
+    assert known_store.keys("responses/")
+    page = press(press(page, f"delete_{run.key}"), "delete_yes")
     assert board.runs() == []
     assert known_store.keys("responses/") == []
     assert known_store.list_records() == []
@@ -190,9 +196,39 @@ def test_a_result_is_deleted_although_its_data_set_is_gone(board: Board, known_s
     run = board.ask("measure", request().to_json())
     board.end(run.key, "done")
     pictures.lose_folder(known_cache)
-    page = press(open_runs(), f"delete_{run.key}")
+    page = press(press(open_runs(), f"delete_{run.key}"), "delete_yes")
     assert not page.error
     assert known_store.keys("responses/") == []
+    assert board.runs() == []
+
+
+def test_what_a_deletion_takes_with_it_is_named_and_struck_off(board: Board, known_store: Store) -> None:
+    run, fewer, other = (
+        board.ask("measure", own.to_json()) for own in (request(), request(num_images=50), request(epoch=7))
+    )
+    for own in (run, fewer, other):
+        board.end(own.key, "done")
+    page = press(open_runs(), f"delete_{run.key}")
+    [said] = [own.value for own in page.warning]
+    assert words(fewer).partition(";")[0] in said
+    assert "50 images" in said
+    assert "epoch 7" not in said
+    press(page, "delete_yes")
+    assert [own.key for own in board.runs()] == [other.key]
+
+
+@pytest.mark.parametrize(
+    "damage", ["state = 'resting'", "asked = 'noon'", "started = 'noon'", "finished = 'noon'", "reason = x'ff00'"]
+)
+def test_a_damaged_run_can_be_struck_off(board: Board, known_store: Store, damage: str) -> None:
+    run = board.ask("measure", request(epoch=10).to_json())
+    board.end(run.key, "failed", "no memory")
+    with known_store.index.connect() as connection:
+        connection.execute(f"UPDATE runs SET {damage}")
+    page = open_runs()
+    assert "**Failed**" in text_of(page)
+    assert f"retry_{run.key}" in keys(page)
+    press(press(page, f"delete_{run.key}"), "delete_yes")
     assert board.runs() == []
 
 

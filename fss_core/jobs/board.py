@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from fss_core.jobs.requests import request_key
 from fss_core.specs import StoreError, canonical_json
@@ -155,10 +155,18 @@ class Board:
         Raises:
             StoreError: there is none of that key, or the index is damaged.
         """
-        found = self._select("WHERE key = ?", (key,))
-        if not found:
+        found = self.look_up(key)
+        if found is None:
             raise StoreError(f"no run {key[:12]!r}; `fss runs list` shows them")
-        return found[0]
+        return found
+
+    def look_up(self, key: str) -> Run | None:
+        """Read one run, if there is one of that key.
+
+        Raises:
+            StoreError: the index is damaged.
+        """
+        return next(iter(self._select("WHERE key = ?", (key,))), None)
 
     def find(self, start: str) -> Run:
         """Read the run whose key starts with some letters, as a person would type them.
@@ -310,13 +318,16 @@ def _run(row: sqlite3.Row | tuple[Any, ...]) -> Run:
         parsed = dict(json.loads(request))
     except (TypeError, ValueError):
         parsed = {}
+    times = [own if isinstance(own, int | float) else None for own in (asked, started, finished)]
+    if state not in get_args(RunState) or times != [asked, started, finished] or asked is None:
+        state, reason = "failed", "what the index says of it is damaged; strike it off, or ask again"
     return Run(
-        key=key,
-        kind=kind,
+        key=str(key),
+        kind=str(kind),
         request=parsed,
         state=cast(RunState, state),
-        asked=asked,
-        started=started,
-        finished=finished,
-        reason=reason,
+        asked=times[0] or 0.0,
+        started=times[1],
+        finished=times[2],
+        reason=str(reason),
     )

@@ -112,6 +112,18 @@ def plan_request(store: Store, request: Request, machine: Machine) -> Plan:
     return KINDS[request.kind].plan(store, request, machine)
 
 
+def overlap(request: Request, run: Run) -> bool:
+    """Say whether a run measures some of what a request asks for: another choice of rows, or of what is beside them."""
+    if not isinstance(request, MeasureRequest) or run.kind != "measure":
+        return False
+    try:
+        own = read_request(run)
+    except (UnknownNameError, ValueError):
+        return False
+    assert isinstance(own, MeasureRequest)
+    return own.parts()["layers"] == request.parts()["layers"]
+
+
 def words(run: Run) -> str:
     """Say in one line what a run is for."""
     try:

@@ -91,6 +91,7 @@ class RetrainRequest:
                 *(["pulses of weights"] if spec.granularity == "weights" else []),
                 f"chosen on {spec.measurement.num_images} images, "
                 f"{spec.measurement.response.num_thresholds} thresholds",
+                *([f"judged on {spec.num_report_images} report images"] if spec.num_report_images else []),
             ]
         )
 

@@ -206,7 +206,10 @@ class Runner:
         if active.under_way:
             return
         if active.cancelled_at is not None:
-            self._end(active, "cancelled", "")
+            if self.board.wants_stop(key):
+                self._end(active, "cancelled", "")
+            else:  # it was asked for again meanwhile: the next round begins with it anew
+                self._drop(active)
         elif active.failure:
             self._end(active, "failed", active.failure)
         elif not active.waiting:
@@ -232,6 +235,9 @@ class Runner:
 
     def _end(self, active: ActiveRun, state: str, reason: str) -> None:
         self.board.end(active.run.key, state, reason)  # type: ignore[arg-type]
+        self._drop(active)
+
+    def _drop(self, active: ActiveRun) -> None:
         active.release()
         del self._active[active.run.key]
 

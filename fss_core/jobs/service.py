@@ -20,8 +20,9 @@ from fss_core.jobs.plans import Plan
 from fss_core.jobs.progress import RunProgress, progress_of
 from fss_core.jobs.rates import Machine, num_cores
 from fss_core.jobs.requests import Request
-from fss_core.specs import Cancelled, FssError, cache_dir
+from fss_core.specs import Cancelled, FssError, StoreError, cache_dir
 from fss_core.store import Store
+from fss_core.store.leases import store_errors
 
 RUNNER_LEASE = "runner"
 """The key that the runner of a store holds."""
@@ -49,6 +50,8 @@ def ask(store: Store, request: Request) -> Run:
     Returns:
         The run: a new one, or the one that is there already for the same request.
     """
+    if store.problem:
+        raise StoreError(store.problem)
     run = Board(store).ask(request.kind, request.to_json())
     ensure_runner(store)
     return run
@@ -89,7 +92,7 @@ def ensure_runner(store: Store, *, workers: int | None = None, idle_seconds: flo
             command += ["--workers", str(workers)]
         if idle_seconds is not None:
             command += ["--idle-seconds", str(idle_seconds)]
-        with runner_log().open("wb") as output:
+        with store_errors(runner_log()), runner_log().open("wb") as output:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )

@@ -67,6 +67,7 @@ class Store:
 
     Attributes:
         index: the SQLite file of what changes under several processes at once.
+        problem: why this one stands in for one that cannot be written; empty if it is itself.
 
     Raises:
         StoreError: the directory cannot be made or made private.
@@ -88,6 +89,7 @@ class Store:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self.directory.stat().st_mode & 0o077:
                 self.directory.chmod(0o700)
+        self.problem = ""
         self.index = leases.Index(self.directory / "index.sqlite")
         self._opening = threading.Lock()
         self._opened: diskcache.Cache | None = None

@@ -11,6 +11,7 @@ import streamlit as st
 from plotly.graph_objects import Figure
 
 from fss_core import figures
+from fss_core.exports import to_csv
 from fss_core.invariance import Across, Invariance, ScoreTable, Statistic, measure_invariance, tabulate_scores
 from fss_core.invariance.grids import AgreementGrid, GridColumn
 from fss_core.invariance.groups import GROUP_WORDS, group_rows
@@ -311,7 +312,7 @@ def groups(found: Invariance) -> None:
 
 
 def _csv(frame: Callable[[], DataFrame]) -> bytes:
-    return frame().to_csv(index=False).encode()
+    return to_csv(frame())
 
 
 def save(found: Invariance, comparison: ComparisonSpec, candidates: Sequence[Candidate]) -> None:

@@ -10,7 +10,6 @@ import streamlit as st
 
 from fss_core.data import DATASETS, EMBEDDED, list_datasets
 from fss_core.imports import Entry, imported, published
-from fss_core.jobs.pool import num_gpus
 from fss_core.jobs.requests import MeasureRequest
 from fss_core.specs import (
     DEFAULT_IMAGES,
@@ -31,6 +30,9 @@ NORMALISATIONS = {"chance": "Accuracy above chance", "p0": "Relative accuracy", 
 INTEGRATIONS = {"trapezoid": "Trapezoid", "simpson": "Simpson"}
 ATTACKS = {"fgsm": "FGSM", "pgd": "PGD"}
 MODES = {"frozen": "Frozen: attack once", "adaptive": "Adaptive: attack each"}
+
+DEVICES = {"cpu": "Processor (CPU)", "cuda": "NVIDIA GPU (cuda)", "mps": "Apple GPU (mps)"}
+"""Of which results can be looked at; measuring needs the device to be here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,7 @@ PARAMS: dict[str, Param] = {
     "attack": Param(default="fgsm", what="attack", known=lambda: ATTACKS),
     "mode": Param(default="frozen", what="attack mode", known=lambda: MODES),
     "epsilon": Param(default="", what="ε"),
-    "device": Param(default="cpu", what="device", known=lambda: ("cpu", "cuda") if num_gpus() else ("cpu",)),
+    "device": Param(default="cpu", what="device", known=lambda: DEVICES),
     "whole": Param(default=True, what="whole-network row"),
     "control": Param(default=True, what="random control"),
     "reference": Param(default="unfiltered", what="reference", known=lambda: REFERENCES),

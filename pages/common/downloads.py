@@ -7,6 +7,7 @@ import re
 from dataclasses import asdict
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from fss_core import exports
@@ -16,11 +17,11 @@ from fss_core.scores import score_responses
 from pages.common.frame import is_dark
 
 
-def figure_button(figure: Any, key: str, title: str) -> None:
-    """Offer a figure as a page that needs no network; it is made when the button is pressed."""
+def figure_button(figure: Any, key: str, title: str, label: str = "Save as HTML") -> None:
+    """Offer a figure as a page that needs no network, and saves PNG and SVG; it is made when the button is pressed."""
     dark = is_dark()
     st.download_button(
-        "Save as HTML",
+        label,
         lambda: standalone_html(figure, title, dark=dark).encode(),
         f"fss-{key}.html",
         "text/html",
@@ -48,7 +49,7 @@ def draw(picture: Picture, scores: PictureScores) -> None:
     with st.container(horizontal=True, gap="small"):
         st.download_button(
             "Scores (CSV)",
-            lambda: scores.layers.to_dataframe().to_csv(index=False).encode(),
+            lambda: exports.to_csv(pd.concat([own.to_dataframe() for own in scores.all])),
             f"{name}-scores.csv",
             "text/csv",
             key="save_csv",
@@ -56,7 +57,7 @@ def draw(picture: Picture, scores: PictureScores) -> None:
         )
         st.download_button(
             "Responses (CSV)",
-            lambda: picture.layers.responses.to_dataframe().to_csv(index=False).encode(),
+            lambda: exports.to_csv(pd.concat([own.to_dataframe() for own in picture.all])),
             f"{name}-responses.csv",
             "text/csv",
             key="save_responses",

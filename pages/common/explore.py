@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import plotly.graph_objects as go
 import streamlit as st
 
 from fss_core import figures, summaries
@@ -21,7 +22,16 @@ from fss_core.jobs import service
 from fss_core.jobs.plans import Plan
 from fss_core.jobs.requests import MeasureRequest
 from fss_core.scores import KINDS, Kind
-from fss_core.specs import CONTROL_FILTER, GLOBAL_LAYER, LARGEST_NUM_THRESHOLDS, NETWORKS, FssError, ScoreSpec
+from fss_core.specs import (
+    CONTROL_FILTER,
+    GLOBAL_LAYER,
+    LARGEST_NUM_THRESHOLDS,
+    NETWORKS,
+    BrokenExportError,
+    FssError,
+    ScoreSpec,
+    StoreError,
+)
 from fss_core.store import Store
 from pages.common import downloads, known, links, tiles
 from pages.common.choices import Choices, known_datasets
@@ -37,6 +47,9 @@ FILTERS = {
     "random": "Random control",
 }
 KIND_TITLES: dict[Kind, str] = {"clean": "Clean", "adversarial": "Adversarial", "difference": "Difference"}
+_MOST_ROWS = figures.MOST_CELLS // (3 * len(FILTERS))
+"""Of a heatmap that can be clicked; a larger network is shown part by part."""
+
 MAPS = {"scores": "Scores by filter", "weights": "Which weights matter"}
 
 PARAMS: dict[str, Param] = {
@@ -47,6 +60,7 @@ PARAMS: dict[str, Param] = {
     "filter": Param(default="high_pass", what="filter", known=lambda: FILTERS),
     "kind": Param(default="adversarial", what="score", known=lambda: KINDS),
     "k": Param(default=None, what="threshold k", bounds=(0, LARGEST_NUM_THRESHOLDS)),
+    "rows": Param(default=0, what="part of the rows", bounds=(0, 10_000)),
 }
 """What the Explore view adds to the side bar's parameters."""
 
@@ -86,8 +100,15 @@ def read_scores(picture: Picture, key: str, version: tuple[object, ...], chosen:
     Raises:
         ValueError: the settings do not fit the number of thresholds.
     """
-    untolerant = replace(chosen.score, tolerance=0.0)
-    return _scores(picture, key, version, untolerant, chosen.simultaneous).relabel(chosen.score.tolerance)
+    return _labelled(picture, key, version, chosen.score, chosen.simultaneous)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _labelled(
+    _picture: Picture, key: str, version: tuple[object, ...], spec: ScoreSpec, simultaneous: bool
+) -> PictureScores:
+    untolerant = replace(spec, tolerance=0.0)
+    return _scores(_picture, key, version, untolerant, simultaneous).relabel(spec.tolerance)
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
@@ -144,13 +165,26 @@ def _ask_for_less() -> None:
     st.session_state.update(images=100, thresholds=9, control=False)
 
 
-def unreadable(store: Store, request: MeasureRequest, reason: str) -> None:
+def unreadable(store: Store, request: MeasureRequest, error: StoreError) -> None:
     """Show why stored results cannot be shown, and offer the remedy."""
-    st.error(plain(reason))
+    st.error(plain(str(error)))
+    if isinstance(error, BrokenExportError):
+        st.markdown(_REMEDIES[error.origin])
+        if error.origin == "imported":
+            st.page_link("pages/runs.py", label="Runs, where it can be deleted")
+        return
     st.markdown(
         "Everything that is sound stays. What is damaged, or was written by another version, can be measured again."
     )
     st.button("Forget what is damaged and measure it again", key="repair", on_click=_repair, args=(store, request))
+
+
+_REMEDIES = {
+    "imported": "It was imported. Delete it, and import a sound copy if there is one; or measure the same here, which "
+    "goes before.",
+    "published": "It was published with this version. `git checkout -- cache/published` brings the sound files back; "
+    "or measure the same here, which goes before.",
+}
 
 
 def _repair(store: Store, request: MeasureRequest) -> None:
@@ -162,15 +196,14 @@ def _repair(store: Store, request: MeasureRequest) -> None:
 # The picture ----------------------------------------------------------------------------------------------
 
 
-def draw(store: Store, picture: Picture, scores: PictureScores, chosen: Choices) -> None:
-    """Draw everything of a picture."""
+def draw(store: Store, picture: Picture, version: tuple[object, ...], scores: PictureScores, chosen: Choices) -> None:
+    """Draw everything of a picture, of which this is a version."""
     tiles.draw(picture, scores)
-    rows = picture.rows
-    measured = [name for name in rows if picture.responses_of(name) is not None]
+    measured = [name for name in picture.rows if picture.responses_of(name) is not None]
     with st.container(key="explore_columns"):
         left, right = st.columns([1, 1], gap="medium")
         with left:
-            _heatmaps(picture, scores, chosen, rows)
+            _heatmaps(picture, version, chosen)
         with right, st.container(key="drilldown"):
             if measured:
                 drilldown(store, picture, scores, chosen, measured)
@@ -180,7 +213,7 @@ def draw(store: Store, picture: Picture, scores: PictureScores, chosen: Choices)
     known.list_measured(store, expanded=False)
 
 
-def _heatmaps(picture: Picture, scores: PictureScores, chosen: Choices, rows: Sequence[str]) -> None:
+def _heatmaps(picture: Picture, version: tuple[object, ...], chosen: Choices) -> None:
     shown = st.segmented_control(
         "What the heatmap shows",
         list(MAPS),
@@ -190,22 +223,38 @@ def _heatmaps(picture: Picture, scores: PictureScores, chosen: Choices, rows: Se
         label_visibility="collapsed",
     )
     if shown == "weights":
-        _weights_map(picture, chosen, rows)
+        _weights_map(picture, chosen)
     else:
-        _score_map(picture, scores, chosen, rows)
+        _score_map(picture, version, chosen)
 
 
-def _score_map(picture: Picture, scores: PictureScores, chosen: Choices, rows: Sequence[str]) -> None:
-    beside = [picture.whole.responses] if picture.whole is not None else []
-    beside += [picture.preview] if picture.preview is not None else []
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _draw_scores(
+    _picture: Picture,
+    rows: tuple[str, ...],
+    key: str,
+    version: tuple[object, ...],
+    spec: ScoreSpec,
+    simultaneous: bool,
+    dark: bool,
+) -> tuple[summaries.ScoreGrid, go.Figure]:
+    """Draw the scores once for all viewers: to look into another cell, nothing of this is another."""
+    beside = [_picture.whole.responses] if _picture.whole is not None else []
+    beside += [_picture.preview] if _picture.preview is not None else []
     grid = summaries.score_grid(
-        scores.all,
+        _labelled(_picture, key, version, spec, simultaneous).all,
         rows,
-        spec=chosen.score,
-        responses=[picture.layers.responses, *beside],
-        previewed=picture.previewed,
+        spec=spec,
+        responses=[_picture.layers.responses, *beside],
+        previewed=_picture.previewed,
     )
-    figure = figures.score_heatmap(grid, dark=is_dark())
+    return grid, figures.score_heatmap(grid, dark=dark)
+
+
+def _score_map(picture: Picture, version: tuple[object, ...], chosen: Choices) -> None:
+    rows = _choose_rows(picture.rows)
+    how = (chosen.score, chosen.simultaneous, is_dark())
+    grid, figure = _draw_scores(picture, rows, chosen.request.key, version, *how)
 
     def choose_cell() -> None:
         points = st.session_state["heatmap"]["selection"]["points"]
@@ -234,6 +283,23 @@ def _score_map(picture: Picture, scores: PictureScores, chosen: Choices, rows: S
     downloads.figure_button(figure, "scores", "Filtering scores")
 
 
+def _choose_rows(rows: tuple[str, ...]) -> tuple[str, ...]:
+    """Let a part of the rows be chosen, where there are more than can be clicked."""
+    parts = [rows[start : start + _MOST_ROWS] for start in range(0, len(rows), _MOST_ROWS)]
+    if len(parts) <= 1:
+        return rows
+    st.session_state["rows"] = min(st.session_state["rows"], len(parts) - 1)
+    part = st.selectbox(
+        "Rows",
+        range(len(parts)),
+        format_func=lambda index: (
+            f"{index * _MOST_ROWS + 1} to {index * _MOST_ROWS + len(parts[index])} of {len(rows)}"
+        ),
+        key="rows",
+    )
+    return parts[part]
+
+
 def _preview_words(picture: Picture) -> str:
     """Say what a first look is, where there is one."""
     own = picture.preview
@@ -245,7 +311,7 @@ def _preview_words(picture: Picture) -> str:
     )
 
 
-def _weights_map(picture: Picture, chosen: Choices, rows: Sequence[str]) -> None:
+def _weights_map(picture: Picture, chosen: Choices) -> None:
     left, right = st.columns(2)
     name = left.selectbox(
         "Filter",
@@ -254,7 +320,7 @@ def _weights_map(picture: Picture, chosen: Choices, rows: Sequence[str]) -> None
         key="map_filter",
     )
     kind = right.selectbox("Score", list(KINDS), format_func=KIND_TITLES.__getitem__, key="map_kind")
-    layers = [own for own in rows if own != GLOBAL_LAYER]
+    layers = [own for own in picture.rows if own != GLOBAL_LAYER]
     found = summaries.threshold_map(picture.layers.responses, name, kind, chosen.score, layers)
     figure = figures.threshold_heatmap(found, dark=is_dark(), threshold_index=st.session_state.get("k"))
     st.plotly_chart(
@@ -316,8 +382,10 @@ def drilldown(store: Store, picture: Picture, scores: PictureScores, chosen: Cho
         config=figures.SAVE_CONFIG,
         alt=figures.histogram_alt(facts, removed),
     )
+    with st.container(horizontal=True, gap="small"):
+        downloads.figure_button(figure, "curves", f"Response of {layer}", "Save the curves as HTML")
+        downloads.figure_button(histogram, "histogram", f"Weights of {layer}", "Save the histogram as HTML")
     _changed(store, picture, layer, name, k)
-    downloads.figure_button(figure, "curves", f"Response of {layer}")
 
 
 def _short(name: str) -> str:
@@ -354,8 +422,9 @@ def _changed(store: Store, picture: Picture, layer: str, name: str, k: int) -> N
         st.caption(plain(str(error)))
         return
     captions = [own.caption(images.class_names) for own in changed.images]
+    figure = figures.images_figure(images.clean, images.adversarial, captions, dark=is_dark())
     st.plotly_chart(
-        figures.images_figure(images.clean, images.adversarial, captions, dark=is_dark()),
+        figure,
         key="changed_images",
         theme=None,
         width="stretch",
@@ -364,3 +433,4 @@ def _changed(store: Store, picture: Picture, layer: str, name: str, k: int) -> N
     )
     if images.adversarial is None:
         st.caption("Every filtered network was attacked anew, so there is no one attacked version of an image to show.")
+    downloads.figure_button(figure, "images", f"Images changed by {layer}", "Save the images as HTML")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import html
 import logging
+import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 import streamlit as st
 
 from fss_core.jobs import service
-from fss_core.specs import FssError
+from fss_core.specs import FssError, StoreError, cache_dir
 from fss_core.store import Store
 from pages.common import links
 
@@ -78,6 +81,9 @@ def begin(title: str, *, sidebar: Literal["expanded", "collapsed"] = "expanded",
                 for path, label in VIEWS:
                     st.page_link(path, label=label, query_params=links.last_view())
     store = _store()
+    if store.problem:
+        problem = store.problem[0].upper() + store.problem[1:]
+        st.warning(f"{plain(problem)}. Meanwhile what is published or imported can be looked at.")
     with shown_errors():
         service.keep_going(store)
     return store
@@ -85,13 +91,28 @@ def begin(title: str, *, sidebar: Literal["expanded", "collapsed"] = "expanded",
 
 @st.cache_resource
 def _open_store(directory: str) -> Store:
-    return Store()
+    store = Store()
+    if not os.access(store.directory, os.W_OK):
+        raise StoreError(
+            f"the store at {store.directory} cannot be written; make it writable, or set FSS_CACHE_DIR to a directory "
+            "that is"
+        )
+    return store
+
+
+@st.cache_resource
+def _stand_in(problem: str) -> Store:
+    """Make an empty store, for pages that show what needs none; nothing is measured into it."""
+    store = Store(Path(tempfile.mkdtemp(prefix="fss-")))
+    store.problem = problem
+    return store
 
 
 def _store() -> Store:
-    from fss_core.specs import cache_dir
-
-    return _open_store(str(cache_dir()))
+    try:
+        return _open_store(str(cache_dir()))
+    except StoreError as error:
+        return _stand_in(str(error))
 
 
 def is_dark() -> bool:

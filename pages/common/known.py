@@ -43,6 +43,7 @@ def link_params(
         "attack": spec.attack_kind,
         "mode": spec.attack_mode,
         **({"epsilon": epsilon or repr(spec.epsilon)} if spec.epsilon is not None else {}),
+        **({"device": spec.device_type} if spec.device_type != "cpu" else {}),
         **{name: str(int(wanted)) for name, wanted in beside.items() if wanted is not None},
     }
 
@@ -102,12 +103,23 @@ def list_measured(store: Store, *, expanded: bool = True) -> None:
     with st.expander(f"What can be looked at already ({len(found)})", expanded=expanded):
         if not found:
             st.caption("Nothing is measured on this machine yet, and this version comes with no published study.")
-        for (origin, spec), epochs in together[:_MOST]:
-            others = f" · also epochs {', '.join(map(str, epochs))}" if epochs else ""
-            label = plain(f"{words(spec, titles)} · {origin}{others}")
-            st.page_link("app.py", label=label, query_params=_with_beside(spec, beside))
-        if len(together) > _MOST:
-            st.caption(f"… and {len(together) - _MOST} more, on the page Runs.")
+        links = [
+            (
+                f"{words(spec, titles)} · {origin}"
+                + (f" · also epochs {', '.join(map(str, epochs))}" if epochs else ""),
+                _with_beside(spec, beside),
+            )
+            for (origin, spec), epochs in together
+        ]
+        _link_to(links[:_MOST])
+        if rest := links[_MOST:]:
+            with st.popover(f"… and {len(rest)} more"):
+                _link_to(rest)
+
+
+def _link_to(links: list[tuple[str, dict[str, str]]]) -> None:
+    for label, address in links:
+        st.page_link("app.py", label=plain(label), query_params=address)
 
 
 def _is_main(spec: MeasurementSpec) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +14,12 @@ from streamlit.delta_generator import DeltaGenerator
 from fss_core.explore import version_of
 from fss_core.jobs import service
 from fss_core.jobs.board import OPEN_STATES, Board, Run
+from fss_core.jobs.kinds import overlap
 from fss_core.jobs.plans import Plan
+from fss_core.jobs.pool import num_gpus
 from fss_core.jobs.progress import in_words, progress_of
 from fss_core.jobs.requests import Request
+from fss_core.jobs.retraining_plans import RetrainRequest
 from fss_core.specs import DataError, FssError
 from fss_core.store import Store
 from pages.common.frame import plain, shown_errors
@@ -52,8 +56,12 @@ Version = Callable[[Store, Any], object]
 
 
 def find_run(store: Store, request: Request) -> Run | None:
-    """Find the run of a request, if it was ever asked for."""
-    return next((run for run in Board(store).runs() if run.key == request.key), None)
+    """Find the run of a request, if it was ever asked for; or else one under way that measures some of the same."""
+    runs = Board(store).runs()
+    own = next((run for run in runs if run.key == request.key), None)
+    if is_open(own):
+        return own
+    return next((run for run in runs if is_open(run) and overlap(request, run)), own)
 
 
 def is_open(run: Run | None) -> bool:
@@ -78,6 +86,10 @@ def offer(store: Store, request: Request, run: Run | None, place: DeltaGenerator
         if is_open(run):
             st.button(f"{verb.doing} …", disabled=True, width="stretch", key="measure")
             return None
+        if problem := "The store cannot be used" if store.problem else _device_problem(request):
+            st.button(verb.ask, disabled=True, width="stretch", key="measure")
+            st.caption(f"{plain(problem)}: only results from elsewhere can be shown.")
+            return None
         try:
             plan = service.estimate(store, request)
         except DataError as error:
@@ -94,6 +106,15 @@ def offer(store: Store, request: Request, run: Run | None, place: DeltaGenerator
         st.button(verb.ask, type="primary", width="stretch", key="measure", on_click=_ask, args=(store, request))
         st.caption(estimate_words(plan))
         return plan
+
+
+def _device_problem(request: Request) -> str:
+    """Say that the device is not here; empty if it is, as far as can be known without torch."""
+    spec = request.spec.measurement if isinstance(request, RetrainRequest) else getattr(request, "spec", None)
+    device = "cpu" if spec is None else spec.device_type
+    if device == "cuda" and not num_gpus():
+        return "This machine has no NVIDIA GPU"
+    return "This machine has no Apple GPU" if device == "mps" and sys.platform != "darwin" else ""
 
 
 def _ask(store: Store, request: Request) -> None:
@@ -129,8 +150,9 @@ def strip(
         version: says which version of the results there is; another one is another picture.
     """
     if is_open(run):
+        assert run is not None
         st.session_state.update(drawn_version=None, drawn_at=time.monotonic())
-        _poll(store, request, version)
+        _poll(store, request, run.key, version)
     elif plan is not None and not plan.tasks:
         return  # whatever came of the run, everything is there now
     elif run is not None and run.state == "failed":
@@ -142,11 +164,14 @@ def strip(
 
 
 @st.fragment(run_every=_POLL_SECONDS)
-def _poll(store: Store, request: Request, version_of: Version) -> None:
+def _poll(store: Store, request: Request, key: str, version_of: Version) -> None:
     """Draw the strip, every second; draw the whole page again when there is more to see on it, but not all the time."""
     board = Board(store)
     try:
-        now = progress_of(board, board.get(request.key))
+        run = board.look_up(key)
+        if run is None:  # struck off meanwhile
+            st.rerun()
+        now = progress_of(board, run)
         service.keep_going(store)
         version = version_of(store, request)
     except FssError as error:
@@ -167,7 +192,7 @@ def _poll(store: Store, request: Request, version_of: Version) -> None:
             key="cancel",
             disabled=now.run.state == "cancelling",
             on_click=_cancel,
-            args=(store, request.key),
+            args=(store, key),
             width="stretch",
         )
         if problem := service.runner_problem(store):

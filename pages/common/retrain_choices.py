@@ -41,6 +41,7 @@ PARAMS: dict[str, Param] = {
     "by_filter": Param(default=MEAN_FILTER, what="filter that decides", known=lambda: FILTERS),
     "leaning": Param(default="counted", what="way to treat leaning calls", known=lambda: LEANINGS),
     "draws": Param(default=3, what="number of draws", bounds=(1, 20)),
+    "report": Param(default=0, what="number of report images", bounds=(0, 1_000_000)),
     "shown": Param(default=0, what="initialisation that is shown", bounds=(0, 1_000_000)),
 }
 """What the Retrain view adds to the side bar's parameters."""
@@ -66,6 +67,16 @@ def draw() -> None:
             width=130,
             help="So many, from the side bar's on: each has its own checkpoint, scores and choice. Two or more give "
             "intervals over initialisations.",
+        )
+        st.number_input(
+            "Report images (0: all)",
+            0,
+            1_000_000,
+            step=100,
+            key="report",
+            width=150,
+            help="Networks are judged on so many images, which neither training nor the choice of layers has seen. "
+            "Judging takes a good part of the time; fewer images make intervals wider.",
         )
         with st.popover("What decides", width=150):
             st.radio("What is trained", list(GRANULARITIES), format_func=GRANULARITIES.__getitem__, key="granularity")
@@ -93,6 +104,7 @@ def read_request(chosen: Choices) -> RetrainRequest:
         leaning=state["leaning"],
         granularity=state["granularity"],
         num_draws=int(state["draws"]),
+        num_report_images=int(state["report"]) or None,
     )
     return RetrainRequest(spec=spec, seeds=tuple(range(first, first + int(state["seeds"]))))
 
@@ -109,6 +121,7 @@ def link_params(request: RetrainRequest) -> dict[str, str]:
         "by_filter": spec.filter,
         "leaning": spec.leaning,
         "draws": spec.num_draws,
+        "report": spec.num_report_images or 0,
     }
     names = ("reference", "normalise", "integration", "tolerance", "level")
     return (

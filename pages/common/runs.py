@@ -13,7 +13,7 @@ from fss_core.jobs.kinds import read_request, words
 from fss_core.jobs.progress import RunProgress, in_words, progress_of
 from fss_core.jobs.requests import MeasureRequest, Request
 from fss_core.jobs.retraining_plans import RetrainRequest
-from fss_core.results import Disk, clear, disk_use, forget_result
+from fss_core.results import Disk, clear, disk_use, forget_result, runs_beside
 from fss_core.specs import FssError
 from fss_core.store import Store
 from pages.common import known, retrain_choices
@@ -105,8 +105,8 @@ def _draw_run(store: Store, now: RunProgress) -> None:
                     st.button(
                         "Delete result",
                         key=f"delete_{run.key}",
-                        on_click=_do,
-                        args=(forget_result, store, request),
+                        on_click=_ask_whether,
+                        args=(run.key,),
                         help="Forgets what was measured, and strikes the run off this list. Checkpoints stay.",
                     )
                 else:
@@ -114,9 +114,33 @@ def _draw_run(store: Store, now: RunProgress) -> None:
                         link = retrain_choices.link_params(request)
                         st.page_link("pages/retrain.py", label="Open", query_params=link)
                     st.button("Strike off", key=f"strike_{run.key}", on_click=_do, args=(Board(store).delete, run.key))
+        if st.session_state.get("delete_which") == run.key and isinstance(request, MeasureRequest):
+            _confirm(store, request)
         with st.expander("Log", key=f"log_{run.key}"):
             for line in Board(store).log_lines(run.key):
                 st.text(f"{_clock(line.time)}  {line.text}")
+
+
+def _ask_whether(key: str) -> None:
+    st.session_state["delete_which"] = key
+
+
+def _confirm(store: Store, request: MeasureRequest) -> None:
+    """Say what deleting a result takes with it, and do it on a yes."""
+    text = "What was measured is forgotten, and has to be measured again."
+    if beside := runs_beside(store, request):
+        also = "; ".join(plain(words(run)) for run in beside)
+        text += f" **So is what lies in the same pieces:** {also}."
+    with st.container(key="delete_confirm"):
+        st.warning(text)
+        with st.container(horizontal=True, gap="small"):
+            st.button("Yes, delete it", key="delete_yes", on_click=_delete, args=(store, request))
+            st.button("No", key="delete_no", on_click=_ask_whether, args=("",))
+
+
+def _delete(store: Store, request: MeasureRequest) -> None:
+    _ask_whether("")
+    _do(forget_result, store, request)
 
 
 def _times(now: RunProgress) -> str:

@@ -12,6 +12,7 @@ from fss_core.jobs.pool import num_gpus
 from fss_core.specs import FssError
 from pages.common.choices import (
     ATTACKS,
+    DEVICES,
     INTEGRATIONS,
     LEVELS,
     MODES,
@@ -86,8 +87,8 @@ def _draw_measuring() -> None:
         _choose("Attack mode", "mode", MODES)
         st.toggle("Whole network as a row", key="whole", help=_HELP["whole"])
         st.toggle("Random control", key="control", help=_HELP["control"])
-        if num_gpus():
-            st.selectbox("Device", ["cpu", "cuda"], key="device")
+        if num_gpus() or st.session_state["device"] != "cpu":
+            _choose("Device", "device", DEVICES)
 
 
 def _draw_scoring() -> None:

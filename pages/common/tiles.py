@@ -29,13 +29,14 @@ def draw(picture: Picture, scores: PictureScores) -> None:
     responses = picture.layers.responses
     attack = responses.attack
     assert attack is not None
+    level = scores.layers.spec.level
     dead = summaries.dead_share(responses)
     counts = summaries.count_calls(scores.layers)
     tiles = [
-        _tile("Clean accuracy", *_accuracy(summaries.unfiltered_accuracy(responses, "clean")), _ACCURACY),
+        _tile("Clean accuracy", *_accuracy(summaries.unfiltered_accuracy(responses, "clean", level)), _ACCURACY),
         _tile(
             f"Accuracy under {attack.kind.upper()}",
-            *_accuracy(summaries.unfiltered_accuracy(responses, "adversarial")),
+            *_accuracy(summaries.unfiltered_accuracy(responses, "adversarial", level)),
             _ACCURACY,
         ),
         _tile(
