@@ -33,7 +33,9 @@ def show(store: Store) -> None:
         st.error(frame.plain(str(error)))
         return
     if picture is None:
-        explore.nothing_measured(store, request, plan, measuring=progress.is_open(run))
+        explore.nothing_measured(
+            store, request, plan, measuring=run is not None and run.key == request.key and progress.is_open(run)
+        )
         return
     try:
         scores = explore.read_scores(picture, request.key, version, chosen)

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 Format = Literal["parquet", "csv"]
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What begins a formula in a spreadsheet."""
 
 EXPORT_FORMAT = 1
@@ -165,14 +165,19 @@ def export_measured(
     return [directory / name for name in contents]
 
 
-def to_csv(frame: pd.DataFrame) -> bytes:
-    """Write a table as CSV, in UTF-8; a text that a spreadsheet would take for a formula has a quote before it.
+def to_csv(*frames: pd.DataFrame) -> bytes:
+    """Write tables below each other as CSV, in UTF-8; a text that spreadsheets take for a formula gets a quote first.
 
     Names of layers and classes may be a stranger's: ``=HYPERLINK(…)`` would be run where the file is opened.
     """
-    texts = frame.select_dtypes(include=["object", "string"]).columns
-    guarded = {name: frame[name].map(lambda own: f"'{own}" if str(own).startswith(_FORMULA) else own) for name in texts}
-    return frame.assign(**guarded).to_csv(index=False).encode()
+    import pandas as pd
+
+    def guarded(own: object) -> object:
+        return f"'{own}" if isinstance(own, str) and own.startswith(_FORMULA) else own
+
+    frame = pd.concat(frames)
+    texts = frame.select_dtypes(include=["object", "string", "category"]).columns
+    return frame.assign(**{name: frame[name].map(guarded) for name in texts}).to_csv(index=False).encode()
 
 
 def export_zip(measured: Measured, scores: Scores, target: Path | BinaryIO) -> None:

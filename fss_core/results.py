@@ -12,11 +12,10 @@ from fss_core.explore import result_keys
 from fss_core.imports import delete_imported, list_imported
 from fss_core.jobs.board import OPEN_STATES, Board, Run
 from fss_core.jobs.kinds import read_request, words
-from fss_core.jobs.requests import MeasureRequest
+from fss_core.jobs.requests import MeasureRequest, essence
 from fss_core.jobs.retraining_plans import RetrainRequest
 from fss_core.retraining.lookup import spec_of_seed
 from fss_core.specs import (
-    SYNAPTIC_FILTERS,
     FssError,
     MeasurementSpec,
     StoreError,
@@ -57,6 +56,8 @@ _STORED = {
     "epsilon": ("Calibrations of ε", "the size of every attack has to be calibrated again."),
     "retraining": ("Retrainings (states and judgements)", "every network has to be retrained again."),
     "criticality": ("Criticality of layers", "it is measured again when a rule asks for it."),
+    "errata": ("Notebooks compared (pieces)", "an unfinished comparison begins anew; what is published stays."),
+    "study": ("Time that studies took", "an unfinished study counts its time anew."),
 }
 
 
@@ -123,6 +124,7 @@ def clear(store: Store, name: str) -> None:
         "checkpoints": prune_checkpoints,
     }
     choose(name, actions, what="kind of results to clear")
+    _refuse_stand_in(store)
     board = Board(store)
     if board.open_runs():
         raise StoreError("something is being measured; cancel it first, or wait for it, and clear then")
@@ -141,6 +143,7 @@ def forget_result(store: Store, request: MeasureRequest) -> None:
         StoreError: it is being measured, or an open run needs the same results.
         FssError: something on the way to the results is broken.
     """
+    _refuse_stand_in(store)
     board = Board(store)
     beside = runs_beside(store, request)
     keys = _keys_of(store, request)
@@ -149,7 +152,10 @@ def forget_result(store: Store, request: MeasureRequest) -> None:
             raise StoreError("this is being measured; cancel it first")
         if keys.intersection(_keys_needed(store, run)):
             raise StoreError(f"the same results are needed by a run that is not done; cancel that first: {words(run)}")
-    for key in keys:
+    others = [run for run in board.runs() if run.key not in (request.key, *(own.key for own in beside))]
+    needed = {key for run in others for key in _keys_needed(store, run)}
+    looks = set(result_keys(store, request)) - keys - needed  # a first look, unless another run is that
+    for key in keys | looks:
         store.delete_prefix(f"responses/{key}/")
         store.delete_record(key)
     for key in (request.key, *(run.key for run in beside)):
@@ -172,15 +178,25 @@ def runs_beside(store: Store, request: MeasureRequest) -> list[Run]:
     ]
 
 
+def _refuse_stand_in(store: Store) -> None:
+    """Delete nothing where the store cannot be read, and so cannot say what is being measured."""
+    if store.problem:
+        raise StoreError(store.problem)
+
+
 def _keys_of(store: Store, request: MeasureRequest) -> set[str]:
-    return {*result_keys(store, request), *_recorded_keys(store, request)}
+    """List the keys of what a request measures, but for its first look, which other requests may share."""
+    whole = replace(request, preview=False)
+    return {*result_keys(store, whole), *_recorded_keys(store, whole)}
 
 
 def _keys_needed(store: Store, run: Run) -> list[str]:
     """List the keys of the results that a run measures, as far as they are known."""
     try:
         request = read_request(run)
-        needed = [request] if isinstance(request, MeasureRequest) else []
+        if isinstance(request, MeasureRequest):
+            return list(_keys_of(store, request))
+        needed = []
         if isinstance(request, RetrainRequest):
             specs = [spec_of_seed(store, request.spec, request.seeds, seed) for seed in request.seeds]
             needed = [request.measurement(spec) for spec in specs if spec is not None]
@@ -191,24 +207,13 @@ def _keys_needed(store: Store, run: Run) -> list[str]:
 
 def _recorded_keys(store: Store, request: MeasureRequest) -> list[str]:
     """Find the results of a request by the catalogue: its data set, its checkpoint or its ε may be gone meanwhile."""
-    wanted = {_essence(part) for part in request.parts().values()}
+    wanted = {essence(part) for part in request.parts().values()}
     found = []
     for record in store.list_records():
         try:
             spec = from_json(MeasurementSpec, record.spec.get("measurement"))
         except ValueError:
             continue  # of another version
-        if _essence(spec) in wanted:
+        if essence(spec) in wanted:
             found.append(record.key)
     return found
-
-
-def _essence(spec: MeasurementSpec) -> MeasurementSpec:
-    """Leave out what is stored piece by piece under one key: filters and images."""
-    return replace(
-        spec,
-        num_images=1,
-        attack_kind=spec.attack_kind.lower(),
-        response=replace(spec.response, filters=SYNAPTIC_FILTERS),
-        device=spec.device_type,
-    )

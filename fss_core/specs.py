@@ -277,7 +277,7 @@ def cache_dir() -> Path:
     """
     if given := os.environ.get("FSS_CACHE_DIR"):
         return Path(given).expanduser()
-    return _home() / "cache"
+    return (_checkout() if _is_checkout() else Path.cwd()) / "cache"
 
 
 def published_dir() -> Path:
@@ -289,13 +289,17 @@ def published_dir() -> Path:
     """
     if given := os.environ.get("FSS_PUBLISHED_DIR"):
         return cache_dir() / Path(given).expanduser()
-    own = cache_dir() / "published"
-    return own if own.is_dir() else _home() / "cache" / "published"
+    own, shipped = cache_dir() / "published", _checkout() / "cache" / "published"
+    # Path.is_dir would raise where the way there is barred.
+    return own if os.path.isdir(own) or not _is_checkout() else shipped  # noqa: PTH112
 
 
-def _home() -> Path:
-    checkout = Path(__file__).resolve().parents[1]
-    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
+def _checkout() -> Path:
+    return Path(__file__).resolve().parents[1]
+
+
+def _is_checkout() -> bool:
+    return (_checkout() / "pyproject.toml").is_file()
 
 
 def data_dir() -> Path:

@@ -46,7 +46,7 @@ def show(store: Store) -> None:
             return
         across = read_checkpoints(store, request, request.key, version)
     except StoreError as error:
-        retrain.unreadable(store, request, str(error))
+        retrain.unreadable(store, request, error)
         return
     except (FssError, ValueError) as error:
         st.error(frame.plain(str(error)))

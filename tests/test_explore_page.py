@@ -31,10 +31,10 @@ from fss_core.jobs.board import Board, Task
 from fss_core.jobs.requests import MeasureRequest
 from fss_core.numerals import signed
 from fss_core.scores import score_responses
-from fss_core.specs import GLOBAL_LAYER, ScoreSpec, response_key
+from fss_core.specs import GLOBAL_LAYER, ResponseSpec, ScoreSpec, response_key
 from fss_core.store import SCHEMA, Store
 from pages.common import explore as explore_page
-from pages.common import known
+from pages.common import known, progress, sidebar
 
 EPSILON_TILE, ORIGIN = "Size ε of the attack", "Measured here."
 
@@ -691,7 +691,11 @@ def damage_tables(path: Path) -> None:
             archive.writestr(name, spoilt if name.endswith(".parquet") else content)
 
 
-def test_what_was_measured_on_a_gpu_is_listed_and_opened_without_one(known_store: Store) -> None:
+def test_what_was_measured_on_a_gpu_is_listed_and_opened_without_one(
+    known_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (progress, sidebar):
+        monkeypatch.setattr(module, "num_gpus", lambda: 0)
     measured = import_zip(exported(replace_device(known_store, "cuda:0")))
     assert measured.spec.device_type == "cuda"
     [query] = [query for label, query in pictures.links(opened(init=7)) if "imported" in label]
@@ -700,7 +704,7 @@ def test_what_was_measured_on_a_gpu_is_listed_and_opened_without_one(known_store
     assert "Imported: measured elsewhere" in text_of(page)
     assert page.query_params["device"] in ("cuda", ["cuda"])
     assert page.button(key="measure").disabled
-    assert "This machine has no NVIDIA GPU: only results from elsewhere" in text_of(page)
+    assert "This machine has no NVIDIA GPU: only what is there already" in text_of(page)
 
 
 def replace_device(store: Store, device: str) -> Measured:
@@ -736,7 +740,8 @@ def test_a_run_of_the_command_line_is_seen_here(known_store: Store) -> None:
         board.put_tasks(run.key, [Task(name=f"layers:{own}", units=1, rate="", seconds=10) for own in LAYERS])
         board.start_task(run.key, f"layers:{LAYERS[0]}")
         page = opened()
-        assert page.button(key="measure").label == "Measuring …"
+        assert is_offered(page)  # what it does not measure can be asked for
+        assert "Asked for elsewhere, it measures some of this" in text_of(page)
         [bar] = page.get("progress")
         assert "filtering layer by layer" in bar.proto.text
         page.button(key="cancel").click().run()
@@ -745,14 +750,37 @@ def test_a_run_of_the_command_line_is_seen_here(known_store: Store) -> None:
     assert is_offered(opened())
 
 
-def test_a_run_that_is_struck_off_while_it_is_shown_is_gone(known_store: Store) -> None:
+@pytest.mark.parametrize(
+    ("other", "is_seen"),
+    [
+        (MeasureRequest(spec=request(num_images=50).spec), True),
+        (MeasureRequest(spec=request(device="cpu", attack_kind="FGSM").spec, control=True), True),
+        (MeasureRequest(spec=request().spec, layers=("hurts",)), True),
+        (MeasureRequest(spec=request().spec, layers=()), False),  # the network alone, for a lecture
+        (MeasureRequest(spec=request(epoch=7).spec), False),
+        (MeasureRequest(spec=replace(request().spec, response=ResponseSpec(num_thresholds=9))), False),
+    ],
+)
+def test_another_run_is_seen_where_it_measures_some_of_the_same(
+    known_store: Store, other: MeasureRequest, is_seen: bool
+) -> None:
+    known_store.delete_prefix("responses/")
+    Board(known_store).ask("measure", other.to_json())
+    page = opened()
+    assert bool(page.get("progress")) == is_seen
+    assert is_offered(page)
+
+
+def test_a_run_that_is_struck_off_while_it_is_shown_is_gone(
+    known_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known_store.delete_prefix("responses/")
     board = Board(known_store)
     run = board.ask("measure", request().to_json())
-    page = opened()
-    assert page.get("progress")
+    found = iter([run])  # the page has found it, and its strip looks a moment later
+    monkeypatch.setattr(progress, "find_run", lambda *_: next(found, None))
     board.delete(run.key)
-    without_exception(page.run())
+    page = opened()
     assert not page.error
     assert not page.get("progress")
     assert is_offered(page)

@@ -673,6 +673,23 @@ def test_a_cancelled_run_starts_nothing_more_and_ends_when_its_tasks_have(
     assert pool.killed == []
 
 
+def test_a_task_that_hangs_loses_its_worker_though_its_run_was_asked_for_again(
+    world: tuple[Runner, FakePool, Plans], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, pool, plans = world
+    run = ask(runner, plans, narrow("a"), narrow("a"))
+    runner._round()
+    runner.board.cancel(run.key)
+    runner._round()
+    runner.board.ask("measure", run.request)
+    monkeypatch.setattr(runner_module, "_GRACE_SECONDS", 0.0)
+    runner._round()
+    assert pool.killed == pool.futures[:1]
+    runner._round()
+    assert [own.order.task.name for own in pool.futures[1:]] == ["a"]
+    assert runner.board.get(run.key).state == "running"
+
+
 def test_a_run_that_is_asked_for_again_while_it_stops_goes_on(world: tuple[Runner, FakePool, Plans]) -> None:
     runner, pool, plans = world
     run = ask(runner, plans, narrow("a", "b"), narrow("b"))

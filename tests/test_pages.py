@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -64,9 +66,26 @@ def test_a_damaged_record_stops_no_page(known_store: Store, path: str) -> None:
     )
 
 
+def file_in_its_place(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(cache / "results")
+    (cache / "results").write_text("a file stands where the store should be")
+
+
+def mount_read_only(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests may run as root, whom permissions do not bind."""
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: real(path, mode) and not Path(path).is_relative_to(cache))
+
+
 @pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("harm", [file_in_its_place, mount_read_only])
 def test_a_store_that_cannot_be_written_leaves_what_is_published(
-    known_store: Store, known_cache: Path, path: str, runners: list[Path]
+    known_store: Store,
+    known_cache: Path,
+    path: str,
+    runners: list[Path],
+    harm: Callable[[Path, pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     picture = find_picture(known_store, pictures.request())
     assert picture is not None
@@ -75,12 +94,11 @@ def test_a_store_that_cannot_be_written_leaves_what_is_published(
         measured = portable(picture)
         export_zip(measured, score_responses(measured.responses), file)
     known_store.close()
-    shutil.rmtree(known_cache / "results")
-    (known_cache / "results").write_text("a file stands where the store should be")
+    harm(known_cache, monkeypatch)
     page = open_page(path, **pictures.view())
     assert not page.exception, page.exception
     assert page.title[0].value
-    [warning] = [own.value for own in page.warning if "cannot be used" in own.value]
+    [warning] = [own.value for own in page.warning if re.match("The store at .* cannot be (used|written)", own.value)]
     assert "Meanwhile what is published or imported can be looked at." in warning
     if path == "app.py":
         assert "Published with this version." in text_of(page)

@@ -21,9 +21,11 @@ from fss_core.exports import export_zip
 from fss_core.imports import import_zip, list_imported
 from fss_core.jobs.board import Board, Task
 from fss_core.jobs.kinds import words
+from fss_core.jobs.requests import MeasureRequest
 from fss_core.scores import score_responses
-from fss_core.specs import TrainingSpec
+from fss_core.specs import ResponseSpec, TrainingSpec
 from fss_core.store import Store
+from pages.common import runs as runs_page
 
 CLOCK = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 
@@ -130,6 +132,19 @@ def test_every_state_has_its_words(board: Board, working: ExitStack, known_store
     assert [label for label, _ in links(page)] == ["Open"] * 3
 
 
+def test_only_the_latest_runs_are_listed_at_first(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs_page, "_MOST_ENDED", 2)
+    ended = [board.ask("measure", request(epoch=10 + number).to_json()) for number in range(4)]
+    for run in ended:
+        board.end(run.key, "failed", "no memory")
+    waiting = board.ask("measure", request(epoch=9).to_json())
+    page = open_runs()
+    listed = [run.key for run in (waiting, *ended) if any(key.endswith(run.key) for key in keys(page))]
+    assert listed == [run.key for run in (waiting, *ended[2:])]
+    page.checkbox(key="every_run").check().run()
+    assert all(any(key.endswith(run.key) for key in keys(page)) for run in ended)
+
+
 def test_the_progress_is_that_of_the_work(board: Board, working: ExitStack, known_store: Store) -> None:
     run = board.ask("measure", request(epoch=10).to_json())
     working.enter_context(known_store.claim(run.lease, wait=False))
@@ -217,19 +232,76 @@ def test_what_a_deletion_takes_with_it_is_named_and_struck_off(board: Board, kno
     assert [own.key for own in board.runs()] == [other.key]
 
 
-@pytest.mark.parametrize(
-    "damage", ["state = 'resting'", "asked = 'noon'", "started = 'noon'", "finished = 'noon'", "reason = x'ff00'"]
+def test_a_first_look_that_others_share_takes_none_of_them_along(board: Board, known_store: Store) -> None:
+    spec = request().spec
+    run, finer = (
+        board.ask(
+            "measure",
+            MeasureRequest(
+                spec=replace(spec, num_images=300, response=ResponseSpec(num_thresholds=number)), preview=True
+            ).to_json(),
+        )
+        for number in (25, 49)
+    )
+    for own in (run, finer):
+        board.end(own.key, "done")
+    page = press(open_runs(), f"delete_{run.key}")
+    assert [own.value for own in page.warning] == ["What was measured is forgotten, and has to be measured again."]
+    press(page, "delete_yes")
+    assert [own.key for own in board.runs()] == [finer.key]
+
+
+DAMAGES = (
+    "state = 'resting'",
+    "asked = 'noon'",
+    "started = 'noon'",
+    "finished = 'noon'",
+    "reason = x'ff00'",
+    "kind = CAST(x'ff41' AS TEXT)",
+    "state = CAST(x'ff41' AS TEXT)",
 )
-def test_a_damaged_run_can_be_struck_off(board: Board, known_store: Store, damage: str) -> None:
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_damaged_run_can_be_struck_off(
+    board: Board, known_store: Store, runners: list[Path], damage: str, is_open: bool
+) -> None:
     run = board.ask("measure", request(epoch=10).to_json())
-    board.end(run.key, "failed", "no memory")
+    if not is_open:
+        board.end(run.key, "failed", "no memory")
     with known_store.index.connect() as connection:
         connection.execute(f"UPDATE runs SET {damage}")
+        connection.execute("UPDATE log SET time = 'noon'")
     page = open_runs()
     assert "**Failed**" in text_of(page)
-    assert f"retry_{run.key}" in keys(page)
-    press(press(page, f"delete_{run.key}"), "delete_yes")
+    assert board.open_runs() == []
+    assert f"retry_{run.key}" not in keys(page)
+    press(page, f"strike_{run.key}")
     assert board.runs() == []
+
+
+@pytest.mark.parametrize("damage", ["asked = 'noon'", "state = 'resting'"])
+def test_a_damaged_run_is_mended_by_asking_again(board: Board, known_store: Store, damage: str) -> None:
+    run = board.ask("measure", request(epoch=10).to_json())
+    with known_store.index.connect() as connection:
+        connection.execute(f"UPDATE runs SET {damage}")
+    assert board.get(run.key).is_damaged
+    again = board.ask("measure", request(epoch=10).to_json())
+    assert (again.key, again.state, again.is_damaged) == (run.key, "queued", False)
+
+
+def test_where_results_lie_cannot_be_found_out_a_deletion_can_still_be_let_be(
+    board: Board, known_store: Store, known_cache: Path
+) -> None:
+    run = board.ask("measure", request().to_json())
+    board.end(run.key, "done")
+    for path in (known_cache / "checkpoints").rglob("*.json"):
+        path.write_text("{")
+    page = press(open_runs(), f"delete_{run.key}")
+    assert page.header
+    press(page, "delete_no")
+    assert [own.key for own in board.runs()] == [run.key]
 
 
 def test_done_leads_to_its_picture(board: Board) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fss_core.cli import quoting
 from fss_core.cli.printing import bars, print_json
-from fss_core.specs import cache_dir, choose
+from fss_core.specs import cache_dir, choose, published_dir
 
 if TYPE_CHECKING:
     from fss_core.flow import Progress
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
 def study(options: argparse.Namespace) -> int:
     """Do a study as far as its budget goes, or only say what it would cost; or check what is quoted from studies."""
-    directory = (options.directory or cache_dir() / "published").expanduser().absolute()
-    if options.check or options.quote:
+    reads = options.check or options.quote
+    own = published_dir() if reads or "FSS_PUBLISHED_DIR" in os.environ else cache_dir() / "published"
+    directory = (options.directory or own).expanduser().absolute()
+    if reads:
         return quoting.check(options, directory) if options.check else quoting.quote(options, directory)
     from fss_core.store import Store
     from fss_core.study.presets import PRESETS, find_preset

@@ -304,7 +304,10 @@ def _source(name: str) -> Source:
         choose(name, _known(), what="data set")
         return _folder_source(name, Path(_registered()[name]))
     # Resolved, so that one place has one prepared data set however it is spelled.
-    source = find_source(name, data_dir().resolve())
+    try:
+        source = find_source(name, data_dir().resolve())
+    except PermissionError:
+        source = None
     if source is None:
         raise DataError(
             f"data set {name!r} is not there: looked for {' and '.join(places(name, data_dir()))}; "
@@ -360,12 +363,14 @@ def _known() -> list[str]:
 
 def _registered() -> dict[str, str]:
     path = _registry_path()
-    if not path.exists():
-        return {}
     try:
         folders = json.loads(path.read_text(encoding="utf-8"))["folders"]
         return {str(name): str(folder) for name, folder in folders.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (FileNotFoundError, PermissionError):
+        return {}  # a cache that is barred is named by who opens the store
+    except OSError as error:
+        raise DataError(f"{path}, the list of registered data sets, cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}, the list of registered data sets, is broken; delete it and add them again") from error
 
 

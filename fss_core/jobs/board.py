@@ -36,6 +36,7 @@ class Run:
         started: when work began.
         finished: when it ended.
         reason: why it failed, in one line.
+        is_damaged: whether what the index says of it makes no sense; it counts as failed.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Run:
     started: float | None
     finished: float | None
     reason: str
+    is_damaged: bool = False
 
     @property
     def lease(self) -> str:
@@ -141,7 +143,8 @@ class Board:
         statement = (
             "INSERT INTO runs (key, kind, request, state, asked) VALUES (?, ?, ?, 'queued', ?)"
             " ON CONFLICT (key) DO UPDATE SET state = 'queued', asked = excluded.asked, started = NULL,"
-            " finished = NULL, reason = '' WHERE state NOT IN ('queued', 'running')"
+            " finished = NULL, reason = '' WHERE state NOT IN ('queued', 'running') OR typeof(asked) != 'real'"
+            " OR typeof(started) NOT IN ('real', 'null') OR typeof(finished) NOT IN ('real', 'null')"
         )
         with self.store.index.connect() as connection:
             if connection.execute(statement, (key, kind, text, time.time())).rowcount:
@@ -186,7 +189,8 @@ class Board:
 
     def open_runs(self) -> list[Run]:
         """List the runs that still want work, the earliest asked for first."""
-        return self._select("WHERE state IN ('queued', 'running', 'cancelling') ORDER BY asked, key", ())
+        found = self._select("WHERE state IN ('queued', 'running', 'cancelling') ORDER BY asked, key", ())
+        return [run for run in found if run.state in OPEN_STATES]
 
     def _select(self, where: str, values: tuple[object, ...]) -> list[Run]:
         query = f"SELECT key, kind, request, state, asked, started, finished, reason FROM runs {where}"
@@ -213,6 +217,18 @@ class Board:
         with self.store.index.connect() as connection:
             row = connection.execute("SELECT state FROM runs WHERE key = ?", (key,)).fetchone()
         return row is None or row[0] in ("cancelling", "cancelled")
+
+    def end_cancelled(self, key: str) -> None:
+        """Say that a run has stopped as asked, unless it was asked for again meanwhile: then it waits to be begun."""
+        statement = (
+            "UPDATE runs SET state = 'cancelled', reason = '', finished = ?"
+            " WHERE key = ? AND state IN ('running', 'cancelling', 'cancelled')"
+        )
+        with self.store.index.connect() as connection:
+            has_ended = connection.execute(statement, (time.time(), key)).rowcount
+            connection.execute("UPDATE tasks SET state = 'waiting' WHERE run = ? AND state = 'running'", (key,))
+        if has_ended:
+            self.log(key, "cancelled")
 
     def begin(self, key: str) -> None:
         """Say that work on a run begins, or goes on."""
@@ -319,8 +335,11 @@ def _run(row: sqlite3.Row | tuple[Any, ...]) -> Run:
     except (TypeError, ValueError):
         parsed = {}
     times = [own if isinstance(own, int | float) else None for own in (asked, started, finished)]
-    if state not in get_args(RunState) or times != [asked, started, finished] or asked is None:
-        state, reason = "failed", "what the index says of it is damaged; strike it off, or ask again"
+    is_sound = state in get_args(RunState) and times == [asked, started, finished] and asked is not None
+    are_texts = all(isinstance(own, str) and "\ufffd" not in own for own in (key, kind, reason))
+    is_damaged = not (is_sound and are_texts)
+    if is_damaged:
+        state, reason = "failed", "what the index says of it is damaged; strike it off, or ask for the same again"
     return Run(
         key=str(key),
         kind=str(kind),
@@ -330,4 +349,5 @@ def _run(row: sqlite3.Row | tuple[Any, ...]) -> Run:
         started=times[1],
         finished=times[2],
         reason=str(reason),
+        is_damaged=is_damaged,
     )

@@ -78,7 +78,10 @@ def carry_out(
                     finished.update(task.name for task in ready)
             except BaseException as error:
                 stopped = isinstance(error, Cancelled | KeyboardInterrupt)
-                board.end(run.key, "cancelled" if stopped else "failed", "" if stopped else str(error))
+                if stopped:
+                    board.end_cancelled(run.key)
+                else:
+                    board.end(run.key, "failed", str(error))
                 raise
             board.end(run.key, "done")
     except LeaseHeldError:

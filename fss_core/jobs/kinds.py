@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fss_core.jobs.board import Run, Task
 from fss_core.jobs.plans import Plan, plan_measurement
 from fss_core.jobs.rates import Machine
-from fss_core.jobs.requests import MeasureRequest, Request
+from fss_core.jobs.requests import MeasureRequest, Request, essence
 from fss_core.jobs.retraining_plans import RetrainRequest, plan_retraining
 from fss_core.specs import UnknownNameError, choose, from_json
 from fss_core.store import Store
@@ -113,7 +113,7 @@ def plan_request(store: Store, request: Request, machine: Machine) -> Plan:
 
 
 def overlap(request: Request, run: Run) -> bool:
-    """Say whether a run measures some of what a request asks for: another choice of rows, or of what is beside them."""
+    """Say whether a run measures some of what a request asks for: other rows, images, filters, or less beside them."""
     if not isinstance(request, MeasureRequest) or run.kind != "measure":
         return False
     try:
@@ -121,7 +121,7 @@ def overlap(request: Request, run: Run) -> bool:
     except (UnknownNameError, ValueError):
         return False
     assert isinstance(own, MeasureRequest)
-    return own.parts()["layers"] == request.parts()["layers"]
+    return own.layers != () and essence(own.spec) == essence(request.spec)
 
 
 def words(run: Run) -> str:

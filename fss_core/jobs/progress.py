@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from fss_core.jobs.board import OPEN_STATES, Board, Run, TaskRow
-from fss_core.jobs.rates import num_cores
+from fss_core.jobs.pool import local_machine
 
 _STAGES = {
     "data": "preparing the data set",
@@ -55,7 +55,7 @@ def progress_of(board: Board, run: Run, *, workers: int | None = None) -> RunPro
     Args:
         board: where it lies.
         run: as it was read from there.
-        workers: tasks that are done side by side; by default one a core.
+        workers: tasks that are done side by side; by default as many as this machine does.
     """
     tasks = board.tasks(run.key)
     is_live = board.is_live(run)
@@ -81,7 +81,9 @@ def progress_of(board: Board, run: Run, *, workers: int | None = None) -> RunPro
         run=run,
         is_live=is_live,
         share=1.0 if run.state == "done" else spent / (spent + sum(left.values())) if tasks else 0.0,
-        seconds_left=_seconds_left(left, [_work_left_by_width(own) for own in beside], workers or num_cores())
+        seconds_left=_seconds_left(
+            left, [_work_left_by_width(own) for own in beside], workers or local_machine().workers
+        )
         if run.state in OPEN_STATES and tasks
         else None,
         stage=stage,

@@ -63,6 +63,17 @@ def preview_of(spec: MeasurementSpec) -> MeasurementSpec | None:
     return replace(spec, num_images=num_images, response=replace(spec.response, num_thresholds=num_thresholds))
 
 
+def essence(spec: MeasurementSpec) -> MeasurementSpec:
+    """Leave out of a measurement what is stored piece by piece under one key: filters and images."""
+    return replace(
+        spec,
+        num_images=1,
+        attack_kind=spec.attack_kind.lower(),
+        response=replace(spec.response, filters=SYNAPTIC_FILTERS),
+        device=spec.device_type,
+    )
+
+
 def request_key(kind: str, request: Mapping[str, object]) -> str:
     """Name a run: the SHA-256 of its kind and of what is asked for."""
     return digest({"kind": kind, "request": request})

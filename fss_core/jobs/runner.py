@@ -201,15 +201,13 @@ class Runner:
         key = active.run.key
         for future in [own for own in active.under_way if own.done()]:
             active.collect(future)
-        if self.board.wants_stop(key):
+        if active.cancelled_at is not None or self.board.wants_stop(key):
             self._cancel(active)
         if active.under_way:
             return
         if active.cancelled_at is not None:
-            if self.board.wants_stop(key):
-                self._end(active, "cancelled", "")
-            else:  # it was asked for again meanwhile: the next round begins with it anew
-                self._drop(active)
+            self.board.end_cancelled(key)
+            self._drop(active)  # if it was asked for again meanwhile, the next round begins with it anew
         elif active.failure:
             self._end(active, "failed", active.failure)
         elif not active.waiting:

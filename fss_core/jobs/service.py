@@ -17,8 +17,8 @@ from fss_core.flow import Progress
 from fss_core.jobs.board import OPEN_STATES, Board, Run
 from fss_core.jobs.kinds import plan_request
 from fss_core.jobs.plans import Plan
+from fss_core.jobs.pool import local_machine
 from fss_core.jobs.progress import RunProgress, progress_of
-from fss_core.jobs.rates import Machine, num_cores
 from fss_core.jobs.requests import Request
 from fss_core.specs import Cancelled, FssError, StoreError, cache_dir
 from fss_core.store import Store
@@ -40,8 +40,7 @@ def estimate(store: Store, request: Request, *, workers: int | None = None) -> P
         FssError: it cannot be done.
         ValueError: it asks for what cannot be.
     """
-    cores = num_cores()
-    return plan_request(store, request, Machine(cores=cores, workers=workers or cores))
+    return plan_request(store, request, local_machine(workers))
 
 
 def ask(store: Store, request: Request) -> Run:
@@ -92,7 +91,9 @@ def ensure_runner(store: Store, *, workers: int | None = None, idle_seconds: flo
             command += ["--workers", str(workers)]
         if idle_seconds is not None:
             command += ["--idle-seconds", str(idle_seconds)]
-        with store_errors(runner_log()), runner_log().open("wb") as output:
+        with store_errors(runner_log()):
+            output = runner_log().open("wb")
+        with output:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )

@@ -24,7 +24,7 @@ from fss_core.imports.manifests import decode, parse_object
 from fss_core.retraining.results import JUDGED, Judgement, RetrainedEpoch, Retraining, RuleResult, Start
 from fss_core.retraining.rules import Choice
 from fss_core.retraining.spec import RetrainingSpec
-from fss_core.specs import StoreError, to_json
+from fss_core.specs import BrokenExportError, StoreError, to_json
 from fss_core.store import SCHEMA
 
 RETRAINING, BITS = "retraining.json", "judgements.parquet"
@@ -249,15 +249,18 @@ def find_published(spec: RetrainingSpec, collection: Collection | None = None) -
         What there is, the one judged on the most images; ``None`` if nothing fits.
 
     Raises:
-        StoreError: what fits is broken.
+        BrokenExportError: what fits is broken.
     """
     fitting: list[tuple[int, Path]] = []
-    for path in _places(collection or published()):
-        with refusing(str(path)):
-            record = _known_record(path)
-        if _fits(record, spec):
-            fitting.append((record.num_report_images, path))
-    return _narrowed(read_retraining(max(fitting)[1]), spec) if fitting else None
+    try:
+        for path in _places(collection or published()):
+            with refusing(str(path)):
+                record = _known_record(path)
+            if _fits(record, spec):
+                fitting.append((record.num_report_images, path))
+        return _narrowed(read_retraining(max(fitting)[1]), spec) if fitting else None
+    except StoreError as error:
+        raise BrokenExportError(str(error), origin="published") from error
 
 
 def _places(collection: Collection) -> list[Path]:

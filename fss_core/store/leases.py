@@ -96,6 +96,11 @@ def _first_cause(error: BaseException) -> BaseException:
     return error
 
 
+def _read_text(text: bytes) -> str:
+    """Read a text, also a damaged one, so that one row does not keep all others from being read."""
+    return text.decode("utf-8", errors="replace")
+
+
 class Index:
     """The SQLite file of leases and records; safe to share between threads and processes.
 
@@ -136,6 +141,7 @@ class Index:
     def _open(self) -> sqlite3.Connection:
         # The idle connection may be closed by another thread than the one that happened to open it.
         connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection.text_factory = _read_text
         try:
             connection.execute("PRAGMA synchronous = NORMAL")
             self._migrate(connection)

@@ -7,7 +7,6 @@ import re
 from dataclasses import asdict
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from fss_core import exports
@@ -49,7 +48,7 @@ def draw(picture: Picture, scores: PictureScores) -> None:
     with st.container(horizontal=True, gap="small"):
         st.download_button(
             "Scores (CSV)",
-            lambda: exports.to_csv(pd.concat([own.to_dataframe() for own in scores.all])),
+            lambda: exports.to_csv(*(own.to_dataframe() for own in scores.all)),
             f"{name}-scores.csv",
             "text/csv",
             key="save_csv",
@@ -57,7 +56,7 @@ def draw(picture: Picture, scores: PictureScores) -> None:
         )
         st.download_button(
             "Responses (CSV)",
-            lambda: exports.to_csv(pd.concat([own.to_dataframe() for own in picture.all])),
+            lambda: exports.to_csv(*(own.to_dataframe() for own in picture.all)),
             f"{name}-responses.csv",
             "text/csv",
             key="save_responses",

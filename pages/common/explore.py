@@ -169,14 +169,19 @@ def unreadable(store: Store, request: MeasureRequest, error: StoreError) -> None
     """Show why stored results cannot be shown, and offer the remedy."""
     st.error(plain(str(error)))
     if isinstance(error, BrokenExportError):
-        st.markdown(_REMEDIES[error.origin])
-        if error.origin == "imported":
-            st.page_link("pages/runs.py", label="Runs, where it can be deleted")
+        remedy(error)
         return
     st.markdown(
         "Everything that is sound stays. What is damaged, or was written by another version, can be measured again."
     )
     st.button("Forget what is damaged and measure it again", key="repair", on_click=_repair, args=(store, request))
+
+
+def remedy(error: BrokenExportError) -> None:
+    """Say what to do about a broken result from elsewhere."""
+    st.markdown(_REMEDIES[error.origin])
+    if error.origin == "imported":
+        st.page_link("pages/runs.py", label="Runs, where it can be deleted")
 
 
 _REMEDIES = {
@@ -246,7 +251,7 @@ def _draw_scores(
         rows,
         spec=spec,
         responses=[_picture.layers.responses, *beside],
-        previewed=_picture.previewed,
+        previewed=[name for name in _picture.previewed if name in rows],
     )
     return grid, figures.score_heatmap(grid, dark=dark)
 

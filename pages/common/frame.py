@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import html
 import logging
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ import streamlit as st
 from fss_core.jobs import service
 from fss_core.specs import FssError, StoreError, cache_dir
 from fss_core.store import Store
+from fss_core.store.leases import store_errors
 from pages.common import links
 
 VIEWS = (
@@ -91,28 +94,31 @@ def begin(title: str, *, sidebar: Literal["expanded", "collapsed"] = "expanded",
 
 @st.cache_resource
 def _open_store(directory: str) -> Store:
-    store = Store()
-    if not os.access(store.directory, os.W_OK):
-        raise StoreError(
-            f"the store at {store.directory} cannot be written; make it writable, or set FSS_CACHE_DIR to a directory "
-            "that is"
-        )
-    return store
+    return Store()
 
 
 @st.cache_resource
 def _stand_in(problem: str) -> Store:
     """Make an empty store, for pages that show what needs none; nothing is measured into it."""
-    store = Store(Path(tempfile.mkdtemp(prefix="fss-")))
+    with store_errors(Path(tempfile.gettempdir())):
+        directory = Path(tempfile.mkdtemp(prefix="fss-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    store = Store(directory)
     store.problem = problem
     return store
 
 
 def _store() -> Store:
     try:
-        return _open_store(str(cache_dir()))
+        store = _open_store(str(cache_dir()))
     except StoreError as error:
         return _stand_in(str(error))
+    if os.access(store.directory, os.W_OK):
+        return store
+    return _stand_in(
+        f"the store at {store.directory} cannot be written; make it writable, or set FSS_CACHE_DIR to a directory that "
+        "is"
+    )
 
 
 def is_dark() -> bool:
@@ -122,14 +128,17 @@ def is_dark() -> bool:
 
 @contextmanager
 def shown_errors() -> Iterator[None]:
-    """Show what the domain says no to; anything else is a bug, is logged, and shows where to look."""
+    """Show what the domain or the disk says no to; anything else is a bug, is logged, and shows where to look."""
     try:
         yield
-    except (FssError, ValueError) as error:
+    except (FssError, ValueError, OSError) as error:
+        text = str(error)
+        if isinstance(error, OSError):
+            text = f"{error.filename} cannot be used ({error.strerror}); check its permissions, or set FSS_CACHE_DIR"
         said: list[str] = st.session_state.setdefault("said_errors", [])
-        if str(error) not in said:
-            said.append(str(error))
-            st.error(plain(str(error)))
+        if text not in said:
+            said.append(text)
+            st.error(plain(text))
 
 
 def plain(text: str) -> str:

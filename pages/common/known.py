@@ -43,14 +43,14 @@ def link_params(
         "attack": spec.attack_kind,
         "mode": spec.attack_mode,
         **({"epsilon": epsilon or repr(spec.epsilon)} if spec.epsilon is not None else {}),
-        **({"device": spec.device_type} if spec.device_type != "cpu" else {}),
+        "device": spec.device_type,
         **{name: str(int(wanted)) for name, wanted in beside.items() if wanted is not None},
     }
 
 
 def link_of(request: MeasureRequest) -> dict[str, str]:
     """Write the query parameters of the view that shows what was asked for."""
-    return link_params(request.spec, whole=request.whole, control=request.control) | {"device": request.spec.device}
+    return link_params(request.spec, whole=request.whole, control=request.control)
 
 
 def words(spec: MeasurementSpec, titles: dict[str, str]) -> str:

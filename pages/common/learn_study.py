@@ -69,6 +69,7 @@ def _offer(store: Store, requests: Sequence[Request], what: str, version: progre
         f"Do it now: about {in_words(seconds)}",
         key="learn_measure",
         type="primary",
+        disabled=bool(store.problem),
         on_click=_ask,
         args=(store, requests),
     )

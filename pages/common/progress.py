@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -12,11 +13,11 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from fss_core.explore import version_of
-from fss_core.jobs import service
+from fss_core.jobs import kinds, service
 from fss_core.jobs.board import OPEN_STATES, Board, Run
 from fss_core.jobs.kinds import overlap
 from fss_core.jobs.plans import Plan
-from fss_core.jobs.pool import num_gpus
+from fss_core.jobs.pool import SCHEDULER_VARIABLE, num_gpus
 from fss_core.jobs.progress import in_words, progress_of
 from fss_core.jobs.requests import Request
 from fss_core.jobs.retraining_plans import RetrainRequest
@@ -61,7 +62,8 @@ def find_run(store: Store, request: Request) -> Run | None:
     own = next((run for run in runs if run.key == request.key), None)
     if is_open(own):
         return own
-    return next((run for run in runs if is_open(run) and overlap(request, run)), own)
+    others = [run for run in runs if is_open(run) and overlap(request, run)]
+    return next((run for run in others if run.state == "running"), others[0] if others else own)
 
 
 def is_open(run: Run | None) -> bool:
@@ -83,12 +85,12 @@ def offer(store: Store, request: Request, run: Run | None, place: DeltaGenerator
         What is left; ``None`` while it is being measured, or where it cannot be.
     """
     with place.container(key="offer"):
-        if is_open(run):
+        if run is not None and run.key == request.key and is_open(run):
             st.button(f"{verb.doing} …", disabled=True, width="stretch", key="measure")
             return None
         if problem := "The store cannot be used" if store.problem else _device_problem(request):
             st.button(verb.ask, disabled=True, width="stretch", key="measure")
-            st.caption(f"{plain(problem)}: only results from elsewhere can be shown.")
+            st.caption(f"{plain(problem)}: only what is there already can be shown.")
             return None
         try:
             plan = service.estimate(store, request)
@@ -112,6 +114,8 @@ def _device_problem(request: Request) -> str:
     """Say that the device is not here; empty if it is, as far as can be known without torch."""
     spec = request.spec.measurement if isinstance(request, RetrainRequest) else getattr(request, "spec", None)
     device = "cpu" if spec is None else spec.device_type
+    if SCHEDULER_VARIABLE in os.environ:
+        return ""  # its workers may have one
     if device == "cuda" and not num_gpus():
         return "This machine has no NVIDIA GPU"
     return "This machine has no Apple GPU" if device == "mps" and sys.platform != "darwin" else ""
@@ -187,8 +191,10 @@ def _poll(store: Store, request: Request, key: str, version_of: Version) -> None
         if now.seconds_left is not None and now.run.state == "running" and now.is_live:
             words += f" · about {in_words(now.seconds_left)} left"
         bar.progress(min(max(now.share, 0.0), 1.0), words)
+        if key != request.key:
+            st.caption(f"Asked for elsewhere, it measures some of this: {plain(kinds.words(run))}.")
         button.button(
-            "Cancel",
+            "Cancel" if key == request.key else "Cancel it",
             key="cancel",
             disabled=now.run.state == "cancelling",
             on_click=_cancel,
@@ -205,4 +211,5 @@ def _poll(store: Store, request: Request, key: str, version_of: Version) -> None
 
 
 def _cancel(store: Store, key: str) -> None:
-    Board(store).cancel(key)
+    with shown_errors():
+        Board(store).cancel(key)

@@ -18,9 +18,11 @@ from fss_core.retraining.lookup import spec_of_seed
 from fss_core.retraining.pictures import RetrainPicture
 from fss_core.retraining.published import list_published
 from fss_core.retraining.reports import heading, notes, retraining_json, verdict_numbers, verdict_question
+from fss_core.specs import BrokenExportError, StoreError
 from fss_core.store import Store
 from pages.common import downloads, known, retrain_choices
 from pages.common.choices import known_datasets
+from pages.common.explore import remedy
 from pages.common.frame import escaped, is_dark, plain, shown_errors
 from pages.common.progress import Verb, estimate_words
 from pages.common.retrain_table import comparison_table
@@ -47,7 +49,7 @@ def is_prepared(request: RetrainRequest) -> bool:
 def version_of(store: Store, request: Request) -> tuple[object, ...]:
     """Say which version of its results there is: whatever is added or replaced changes it."""
     assert isinstance(request, RetrainRequest)
-    elsewhere = ((str(path), path.stat().st_mtime_ns) for path in sorted(published().root.glob("*/*")))
+    elsewhere = (published().version,)
     own = (store.num_bytes("retraining/"), store.count("criticality/"), *elsewhere)
     if not is_prepared(request):
         return own
@@ -102,9 +104,12 @@ def _epochs(number: int) -> str:
     return f"{number} epoch{'s' if number > 1 else ''}"
 
 
-def unreadable(store: Store, request: RetrainRequest, reason: str) -> None:
+def unreadable(store: Store, request: RetrainRequest, error: StoreError) -> None:
     """Show why stored results cannot be shown, and offer the remedy."""
-    st.error(plain(reason))
+    st.error(plain(str(error)))
+    if isinstance(error, BrokenExportError):
+        remedy(error)
+        return
     st.markdown(
         "Everything that is sound stays. What is damaged, or was written by another version, can be made again."
     )

@@ -21,6 +21,9 @@ from pages.common.choices import known_datasets
 from pages.common.frame import plain, shown_errors
 
 _POLL_SECONDS = 1.0
+_MOST_ENDED = 20
+"""Runs that have ended, of which the latest are listed: each is looked up every second while another runs."""
+
 _STATES = {
     "queued": "Queued",
     "running": "Running",
@@ -36,6 +39,9 @@ def draw(store: Store) -> None:
     st.title("Runs", anchor=False)
     st.markdown("What was asked for, here or on the command line; it goes on whether or not a browser is open.")
     with shown_errors():
+        if store.problem:  # nothing can be said of it
+            _exchange()
+            return
         _runs(store)
         with st.container(key="explore_columns"):
             left, right = st.columns(2, gap="large")
@@ -64,6 +70,10 @@ def _list_runs(store: Store, *, polling: bool) -> None:
         service.keep_going(store)
         if not any(run.state in OPEN_STATES for run in runs):
             st.rerun()
+    ended = [run for run in runs if run.state not in OPEN_STATES]
+    hidden = {run.key for run in ended[_MOST_ENDED:]}
+    if hidden and not st.checkbox(f"Show all {len(runs)} runs", key="every_run"):
+        runs = [run for run in runs if run.key not in hidden]
     for run in runs:
         _draw_run(store, progress_of(board, run))
 
@@ -97,6 +107,8 @@ def _draw_run(store: Store, now: RunProgress) -> None:
                     on_click=_do,
                     args=(Board(store).cancel, run.key),
                 )
+            elif run.is_damaged:
+                st.button("Strike off", key=f"strike_{run.key}", on_click=_do, args=(Board(store).delete, run.key))
             else:
                 if request is not None and run.state in ("failed", "cancelled"):
                     st.button("Retry", key=f"retry_{run.key}", on_click=_do, args=(service.ask, store, request))
@@ -106,7 +118,7 @@ def _draw_run(store: Store, now: RunProgress) -> None:
                         "Delete result",
                         key=f"delete_{run.key}",
                         on_click=_ask_whether,
-                        args=(run.key,),
+                        args=(store, request),
                         help="Forgets what was measured, and strikes the run off this list. Checkpoints stay.",
                     )
                 else:
@@ -115,31 +127,40 @@ def _draw_run(store: Store, now: RunProgress) -> None:
                         st.page_link("pages/retrain.py", label="Open", query_params=link)
                     st.button("Strike off", key=f"strike_{run.key}", on_click=_do, args=(Board(store).delete, run.key))
         if st.session_state.get("delete_which") == run.key and isinstance(request, MeasureRequest):
-            _confirm(store, request)
+            if run.state in OPEN_STATES:
+                st.session_state["delete_which"] = ""
+            else:
+                _confirm(store, request)
         with st.expander("Log", key=f"log_{run.key}"):
             for line in Board(store).log_lines(run.key):
                 st.text(f"{_clock(line.time)}  {line.text}")
 
 
-def _ask_whether(key: str) -> None:
-    st.session_state["delete_which"] = key
+def _ask_whether(store: Store, request: MeasureRequest) -> None:
+    """Find out what deleting a result takes with it, and ask."""
+    beside: list[str] = []
+    with shown_errors():
+        beside = [words(run) for run in runs_beside(store, request)]
+    st.session_state.update(delete_which=request.key, delete_beside=beside)
 
 
 def _confirm(store: Store, request: MeasureRequest) -> None:
-    """Say what deleting a result takes with it, and do it on a yes."""
     text = "What was measured is forgotten, and has to be measured again."
-    if beside := runs_beside(store, request):
-        also = "; ".join(plain(words(run)) for run in beside)
-        text += f" **So is what lies in the same pieces:** {also}."
+    if beside := st.session_state["delete_beside"]:
+        text += f" **So is what lies in the same pieces:** {'; '.join(map(plain, beside))}."
     with st.container(key="delete_confirm"):
         st.warning(text)
         with st.container(horizontal=True, gap="small"):
             st.button("Yes, delete it", key="delete_yes", on_click=_delete, args=(store, request))
-            st.button("No", key="delete_no", on_click=_ask_whether, args=("",))
+            st.button("No", key="delete_no", on_click=_let_be)
+
+
+def _let_be() -> None:
+    st.session_state["delete_which"] = ""
 
 
 def _delete(store: Store, request: MeasureRequest) -> None:
-    _ask_whether("")
+    _let_be()
     _do(forget_result, store, request)
 
 
@@ -158,7 +179,7 @@ def _times(now: RunProgress) -> str:
 def _clock(seconds: float) -> str:
     try:
         return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S}"
-    except (OverflowError, OSError, ValueError):
+    except (OverflowError, OSError, TypeError, ValueError):
         return "at no time that can be"  # only a damaged index has such
 
 
