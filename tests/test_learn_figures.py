@@ -188,9 +188,8 @@ def test_enlarging_enlarges_what_is_read(responses: Responses) -> None:
     before = plain.to_json()
     large = figures.enlarged(plain, 1.5)
     assert plain.to_json() == before
-    assert [json.loads(own.to_json())["x"] for own in large.data] == [
-        json.loads(own.to_json())["x"] for own in plain.data
-    ]
+    sent = [[own["x"] for own in json.loads(figure.to_json())["data"]] for figure in (large, plain)]
+    assert sent[0] == sent[1]
     assert large.layout.height == 1.5 * plain.layout.height
     assert large.layout.margin.l == 1.5 * plain.layout.margin.l
     for place in ("font", "xaxis.tickfont", "xaxis.title.font", "yaxis.tickfont", "hoverlabel.font"):
