@@ -9,7 +9,8 @@ so that an interrupted run goes on with the next. ``--quick`` measures a sample 
 What bounds the ratio: of the products of full passes, only those are needed whose taps lie on the map, downstream of
 the filtered layer, of filtered networks that differ. Each row says which share that is, how fast the fast engine does
 them beside a matrix product on the same cores, and which ratio it would reach by doing the same products as fast as
-that. Fewer products (Winograd, FFT) could bring more.
+that. Fewer products could bring more, but did not so far: Winograd's filtering, written in torch's own operations, took
+0.84 to 0.99 of the time for ResNet-18's maps of 2 × 2 pixels at 64 × 64, and as long or longer on larger ones.
 """
 
 from __future__ import annotations

@@ -8,8 +8,7 @@ downstream:
 - batch normalisation is folded into the convolution before it (masks are made from the raw weights);
 - tensors are kept channels-last, also where ShuffleNet shuffles channels;
 - a convolution on a map with fewer pixels than its kernel has taps becomes a matrix product, since most of its taps
-  read padding only; a 1 × 1 convolution on a map of few pixels likewise, a product for each pixel; with many channels
-  on 2 × 2 pixels, nine smaller products do for sixteen.
+  read padding only; a 1 × 1 convolution on a map of few pixels likewise, a product for each pixel.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, fx, nn
 
-from fss_core.graphs import Plan, for_small_map, tensor_shapes, trace
+from fss_core.graphs import DenseConv, Plan, tensor_shapes, trace
 from fss_core.models import FilterableModule, filterable_modules
 from fss_core.specs import Engine as EngineName
 from fss_core.specs import NotFiniteError
@@ -230,9 +229,9 @@ class FastEngine:
             for node in nodes:
                 conv, (source, *_) = self._module(node), node.all_input_nodes
                 shape = shapes[source][1:]
-                if isinstance(conv, nn.Conv2d) and (on_small_map := for_small_map(conv, shape)) is not None:
+                if isinstance(conv, nn.Conv2d) and DenseConv.pays(conv, shape):
                     dense[node] = f"dense_{len(dense)}"
-                    self._root.add_module(dense[node], on_small_map)
+                    self._root.add_module(dense[node], DenseConv(conv, shape))
         return dense
 
     def _plan(self, layers: Collection[str]) -> Plan:
