@@ -134,7 +134,9 @@ def shown_errors() -> Iterator[None]:
     except (FssError, ValueError, OSError) as error:
         text = str(error)
         if isinstance(error, OSError):
-            text = f"{error.filename} cannot be used ({error.strerror}); check its permissions, or set FSS_CACHE_DIR"
+            log.warning("the disk said no", exc_info=error)
+            place = error.filename or "a file"
+            text = f"{place} cannot be used ({error.strerror}); check its permissions, or set FSS_CACHE_DIR"
         said: list[str] = st.session_state.setdefault("said_errors", [])
         if text not in said:
             said.append(text)

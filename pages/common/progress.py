@@ -15,7 +15,6 @@ from streamlit.delta_generator import DeltaGenerator
 from fss_core.explore import version_of
 from fss_core.jobs import kinds, service
 from fss_core.jobs.board import OPEN_STATES, Board, Run
-from fss_core.jobs.kinds import overlap
 from fss_core.jobs.plans import Plan
 from fss_core.jobs.pool import SCHEDULER_VARIABLE, num_gpus
 from fss_core.jobs.progress import in_words, progress_of
@@ -62,7 +61,7 @@ def find_run(store: Store, request: Request) -> Run | None:
     own = next((run for run in runs if run.key == request.key), None)
     if is_open(own):
         return own
-    others = [run for run in runs if is_open(run) and overlap(request, run)]
+    others = [run for run in runs if is_open(run) and kinds.overlap(request, run)]
     return next((run for run in others if run.state == "running"), others[0] if others else own)
 
 
