@@ -49,4 +49,4 @@ store = frame.begin("Explore")
 links.seed(PARAMS)
 with frame.shown_errors():
     show(store)
-links.write(PARAMS)
+links.write()

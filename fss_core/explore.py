@@ -368,7 +368,7 @@ def probe_images(store: Store, picture: Picture, indices: list[int]) -> ProbeIma
     name = spec.training.dataset
     if picture.origin != "measured" or not is_prepared(picture.request):
         raise StoreError(f"{picture.origin} results carry no images; measure the same here to see them: press Measure")
-    dataset = load_dataset(name)
+    dataset = load_dataset(name, thorough=False)
     clean = np.array(dataset.probe.images[indices])
     adversarial: npt.NDArray[np.float32] | None = None
     attack = picture.layers.responses.attack

@@ -66,4 +66,4 @@ store = frame.begin("Compare")
 links.seed(PARAMS)
 with frame.shown_errors():
     show(store)
-links.write(PARAMS)
+links.write()

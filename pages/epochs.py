@@ -60,4 +60,4 @@ store = frame.begin("Epochs")
 links.seed(PARAMS)
 with frame.shown_errors():
     show(store)
-links.write(PARAMS)
+links.write()

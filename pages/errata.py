@@ -10,4 +10,4 @@ store = frame.begin("Errata")
 links.seed(PARAMS)
 with frame.shown_errors():
     errata.draw()
-links.write(PARAMS)
+links.write()

@@ -30,4 +30,4 @@ links.seed(PARAMS)
 learn.style()
 with frame.shown_errors():
     show(store)
-links.write(PARAMS)
+links.write()

@@ -58,4 +58,4 @@ store = frame.begin("Retrain")
 links.seed(PARAMS)
 with frame.shown_errors():
     show(store)
-links.write(PARAMS)
+links.write()

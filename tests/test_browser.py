@@ -157,7 +157,11 @@ def wait_until_quiet(view: Explore, seconds: float) -> None:
 
 
 def query(view: Explore) -> dict[str, str]:
-    return {key: values[0] for key, values in parse_qs(urlsplit(view.address).query).items()}
+    return query_of(view.address)
+
+
+def query_of(address: str) -> dict[str, str]:
+    return {key: values[0] for key, values in parse_qs(urlsplit(address).query).items()}
 
 
 def open_run(store: Store) -> Run:
@@ -260,6 +264,22 @@ def test_a_copied_link_shows_the_same_and_starts_nothing(measured: None, store: 
     assert Board(store).runs() == asked
 
 
+def test_other_views_go_on_with_the_cell_that_was_clicked_last(measured: None, look: Look) -> None:
+    view = look()
+    view.open(VIEW)
+    for cell in [own for own in view.cells() if own.has_score and own.column.startswith("Low-pass")][3:5]:
+        view.click_cell(cell, until=lambda layer=cell.layer: query(view).get("layer") == layer)
+        view.settle()
+    link = view.page.get_by_role("link", name="Epochs", exact=True)
+    assert {"layer": cell.layer, "filter": "low_pass"}.items() <= query_of(str(link.get_attribute("href"))).items()
+    link.click()
+    wait_for(lambda: view.title.endswith("across epochs"), 30, "the other view is there")
+    assert query(view)["layer"] == cell.layer
+    view.page.go_back()
+    wait_for(lambda: view.title.endswith("epoch 3"), 30, "the first view is back")
+    wait_for(lambda: view.box("Layer").input_value() == cell.layer, 30, "it shows the same cell")
+
+
 BOXES = {
     "Network": "ResNet-50",
     "Data set": "MNIST",
@@ -298,8 +318,10 @@ def test_a_link_names_things_as_the_command_line_does(look: Look) -> None:
 
 def test_a_link_to_what_is_not_here_says_so(look: Look) -> None:
     view = look()
-    view.open({"dataset": "<b>nowhere</b>"})
-    assert "no data set '<b>nowhere</b>'" in view.main.get_by_role("alert").inner_text()
+    view.open({"dataset": "<b>nowhere</b> www.example.com"})
+    alert = view.main.get_by_role("alert")
+    assert "no data set '<b>nowhere</b> www" in alert.inner_text()
+    assert alert.get_by_role("link").count() == 0
 
 
 # Several viewers, and runs that end early -----------------------------------------------------------------

@@ -146,11 +146,13 @@ class Verification:
     fingerprints: dict[str, str]
 
 
-def load_dataset(name: str) -> Dataset:
+def load_dataset(name: str, *, thorough: bool = True) -> Dataset:
     """Open a data set, decoding it to disk first where that has not been done.
 
     Args:
         name: of a built-in data set or a registered folder.
+        thorough: ask after every file of a folder even where there are more than 5,000, to notice images that were
+            changed in place; needless where only what was decoded is looked at.
 
     Returns:
         The data set; its images stay on disk until they are looked at.
@@ -161,7 +163,7 @@ def load_dataset(name: str) -> Dataset:
     """
     source = _source(name)
     for attempt in range(3):
-        card, folder = ensure_prepared(name, source, _prepared_root(), thorough=True)
+        card, folder = ensure_prepared(name, source, _prepared_root(), thorough=thorough)
         try:
             arrays = {split: open_arrays(folder, split) for split in SPLITS}
         except (OSError, ValueError):

@@ -35,7 +35,7 @@ from fss_core.specs import (
 from fss_core.store import Store
 from pages.common import downloads, known, links, tiles
 from pages.common.choices import Choices, known_datasets
-from pages.common.frame import escaped, is_dark, plain, shown_errors
+from pages.common.frame import escaped, is_dark, navigate, plain, shown_errors
 from pages.common.links import Param
 from pages.common.progress import estimate_words
 
@@ -204,8 +204,18 @@ def _repair(store: Store, request: MeasureRequest) -> None:
 def draw(store: Store, picture: Picture, version: tuple[object, ...], scores: PictureScores, chosen: Choices) -> None:
     """Draw everything of a picture, of which this is a version."""
     tiles.draw(picture, scores)
+    _look_into(store, picture, version, scores, chosen)
+    downloads.draw(picture, scores)
+    known.list_measured(store, expanded=False)
+
+
+@st.fragment
+def _look_into(
+    store: Store, picture: Picture, version: tuple[object, ...], scores: PictureScores, chosen: Choices
+) -> None:
+    """Draw heatmap and drill-down; to look into another cell, nothing else of the page is drawn anew."""
     measured = [name for name in picture.rows if picture.responses_of(name) is not None]
-    with st.container(key="explore_columns"):
+    with shown_errors(), st.container(key="explore_columns"):
         left, right = st.columns([1, 1], gap="medium")
         with left:
             _heatmaps(picture, version, chosen)
@@ -214,8 +224,8 @@ def draw(store: Store, picture: Picture, version: tuple[object, ...], scores: Pi
                 drilldown(store, picture, scores, chosen, measured)
             else:
                 st.info("No layer is finished yet.")
-    downloads.draw(picture, scores)
-    known.list_measured(store, expanded=False)
+    links.write()
+    navigate()
 
 
 def _heatmaps(picture: Picture, version: tuple[object, ...], chosen: Choices) -> None:

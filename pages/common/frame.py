@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from fss_core.jobs import service
 from fss_core.specs import FssError, StoreError, cache_dir
@@ -58,7 +59,11 @@ h3 {font-size: 1rem !important; padding: 0 !important; font-weight: 650 !importa
 </style>
 """
 
+_NAVIGATION = "navigation_place"
+
 _PUNCTUATION = re.compile(r"[\\`*_\[\]<>$#~|:&]")
+_LINKED = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)|(?<=@)(?=[-\w]+\.)", re.IGNORECASE)
+"""Where a word joiner, which nobody sees, keeps an address from being read as a link; a backslash does not."""
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +82,12 @@ def begin(title: str, *, sidebar: Literal["expanded", "collapsed"] = "expanded",
     st.set_page_config(page_title=f"{title} · Filtering Score Studio", layout="wide", initial_sidebar_state=sidebar)
     st.html(_STYLE)
     st.session_state["said_errors"] = []
+    st.session_state[_NAVIGATION] = None
     if navigation:
         with st.sidebar:
             st.markdown("**Filtering Score Studio**")
-            with st.container(horizontal=True, gap="small"):
-                for path, label in VIEWS:
-                    st.page_link(path, label=label, query_params=links.last_view())
+            st.session_state[_NAVIGATION] = st.empty()
+            navigate()
     store = _store()
     if store.problem:
         problem = store.problem[0].upper() + store.problem[1:]
@@ -90,6 +95,15 @@ def begin(title: str, *, sidebar: Literal["expanded", "collapsed"] = "expanded",
     with shown_errors():
         service.keep_going(store)
     return store
+
+
+def navigate() -> None:
+    """Draw the way to the other pages, in place of what was drawn of it before: they go on with what is shown now."""
+    place: DeltaGenerator | None = st.session_state[_NAVIGATION]
+    if place is not None:
+        with place.container(horizontal=True, gap="small"):
+            for path, label in VIEWS:
+                st.page_link(path, label=label, query_params=links.last_view())
 
 
 @st.cache_resource
@@ -148,9 +162,12 @@ def plain(text: str) -> str:
 
     >>> plain("a *b* [c](d); run `fss show --json`")
     'a \\*b\\* \\[c\\](d); run `fss show --json`'
+    >>> plain("www.example.com")
+    'www\u2060.example.com'
     """
     parts = re.split(r"(`[^`\n]+`)", text)
-    return "".join(part if index % 2 else _PUNCTUATION.sub(r"\\\g<0>", part) for index, part in enumerate(parts))
+    parts[::2] = [_PUNCTUATION.sub(r"\\\g<0>", _LINKED.sub("\u2060", part)) for part in parts[::2]]
+    return "".join(parts)
 
 
 def escaped(text: str) -> str:

@@ -117,8 +117,9 @@ def _is_known(address: dict[str, str]) -> bool:
     return address == st.session_state.get(_SEEN) or time.monotonic() - replaced < _LAG_SECONDS
 
 
-def write(params: Mapping[str, Param]) -> None:
-    """Write the values of the controls into the address."""
+def write() -> None:
+    """Write the values of the page's controls into the address."""
+    params: Mapping[str, Param] = st.session_state[_PARAMS]
     view, seen = _changed(params), st.session_state[_SEEN]
     if view != st.query_params.to_dict():
         st.query_params.from_dict(view)
