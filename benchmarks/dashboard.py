@@ -1,10 +1,10 @@
 """How quick the dashboard is, through a real browser: ``python -m benchmarks.dashboard``.
 
-A server of its own shows a measured ShuffleNet of 57 layers to a headless Chromium of 1280 × 900 pixels. What is not in
-``--directory`` yet is measured first, which takes a minute or two. Every figure is printed beside its bound, if it has
-one; nothing is asserted. Times are by the clock of the tab, from the start of a navigation, a mouse button or a key
-going down, until what is waited for is drawn; the download of scripts that a browser does once is in one figure only.
-Let nothing else run.
+A server of its own shows a measured ShuffleNet of 57 layers, and what is published, to a headless Chromium of 1280 ×
+900 pixels. What is not in ``--directory`` yet is measured first, which takes a minute or two. Every figure is printed
+beside its bound, if it has one; nothing is asserted. Times are by the clock of the tab, from the start of a navigation,
+a mouse button or a key going down, until what is waited for is drawn; the download of scripts that a browser does once
+is in one figure only. Let nothing else run.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from urllib.parse import urlencode
 
-from tests.browsing import Explore, Server, chromium, wait_for
+from tests.browsing import Cell, Explore, Server, chromium, wait_for
 
-VIEW = {"images": 60, "thresholds": 5, "control": 0}
-EMPTY = VIEW | {"init": 7}
+VIEW = "/?images=60&thresholds=5&control=0"
+EMPTY = f"{VIEW}&init=7"
 """Nothing is measured of this initialisation."""
 NUM_FIRST_VIEWS = 5
 LIVE_SLIDERS = ((1, "another image is attacked"), (2, "an image is attacked with another ε"))
@@ -31,15 +31,24 @@ LIVE_SLIDERS = ((1, "another image is attacked"), (2, "an image is attacked with
 LIVE_LAYERS = ("conv1.0", "stage2.1.branch2.0", "stage3.1.branch2.3", "stage3.4.branch2.0", "conv5.0")
 """From the input, below which most is computed anew, to the output."""
 
+_STUDY = {"network": "shufflenet_v2_x1_0", "dataset": "cifar10", "train": 10_000, "images": 200, "thresholds": 13}
+EPOCHS = f"/epochs?{urlencode(_STUDY | {'epoch': 8})}"
+COMPARE = f"/compare?{urlencode(_STUDY | {'epoch': 8})}"
+"""Views of what is published, which need no data set: 57 layers at five epochs, and on three data sets."""
+
 _SEEN = {
     "heatmap": ".st-key-heatmap .main-svg text",
     "offer": ".st-key-offer [data-testid=stCaptionContainer]",
+    "epochs_heatmap": ".st-key-epochs_heatmap .main-svg text",
+    "compare_heatmap": ".st-key-compare_heatmap .main-svg text",
 }
 _SINCE_NAVIGATION = """() => new Promise(resolve =>
     requestAnimationFrame(() => requestAnimationFrame(() => resolve(performance.now()))))"""
 _WATCH = """([event, charts]) => {
-    const plots = () => charts.map(chart => document.querySelector(`.st-key-${chart} [role=figure]`));
-    const names = () => plots().map(plot => plot?.ariaLabel), drawings = () => plots().map(plot => plot?.innerHTML);
+    const plots = () => charts.map(chart => document.querySelector(
+        `.st-key-${chart} :is([role=figure], .fss-quiet)`));
+    const names = () => plots().map(plot => plot?.ariaLabel ?? plot?.innerText);
+    const drawings = () => plots().map(plot => plot?.innerHTML);
     const oldNames = names(), oldDrawings = drawings();
     const isNew = (found, old) => found.every((own, index) => own && own !== old[index]);
     window.drawn = new Promise(resolve => addEventListener(event, ({timeStamp}) => {
@@ -51,7 +60,7 @@ _WATCH = """([event, charts]) => {
         look();
     }, {capture: true, once: true}));
 }"""
-"""Notes how long it takes from an event until charts have other names and are drawn otherwise."""
+"""Notes how long it takes from an event until charts have other names, or texts are others, and are drawn otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +143,8 @@ def measure(cache: Path, log: Path, repetitions: int) -> Iterator[Figure]:
         yield _figure("first view of a server just started", "s", started, 2.5)
         with _serving(cache, log, port=port) as server:
             yield from _use(view, server, repetitions)
+        with tempfile.TemporaryDirectory() as empty, _serving(Path(empty), log, port=port) as server:
+            yield from _compare(view, server, repetitions)
 
 
 @contextmanager
@@ -169,6 +180,35 @@ def _use(view: Explore, server: Server, repetitions: int) -> Iterator[Figure]:
     yield _figure("memory of the page's process", "MB", [server.process.memory_info().rss / 1e6], 200)
 
 
+def _compare(view: Explore, server: Server, repetitions: int) -> Iterator[Figure]:
+    """Measure Epochs and Compare on what is published, with an empty store."""
+    for name, address, chart in (("Epochs", EPOCHS, "epochs_heatmap"), ("Compare", COMPARE, "compare_heatmap")):
+        _first_view(view, address, chart)
+        again = [_first_view(view, address, chart) for _ in range(NUM_FIRST_VIEWS)]
+        yield _figure(f"{name}, view of a server that was visited before", "s", again, 2.5)
+    view.open(EPOCHS)
+    cells = [own for own in view.cells("epochs_heatmap") if own.has_score]
+    layers = [own for own in cells if own.column.startswith("epoch 8")][1:]  # the first is chosen already
+    clicks = _clicks(view, "epochs_heatmap", layers, ["curves", "histogram"], repetitions)
+    yield _figure("Epochs, click on a layer until its curve and histogram are drawn", "s", clicks, 0.5)
+    epochs = [own for own in cells if own.layer == layers[0].layer]
+    clicks = _clicks(view, "epochs_heatmap", epochs, ["curves"], repetitions)
+    yield _figure("Epochs, click on an epoch until its curve is drawn", "s", clicks, 0.5)
+    view.open(COMPARE)
+    cells = [own for own in view.cells("compare_heatmap") if own.has_score]
+    layers = [own for own in cells if own.column == cells[-1].column][1:]
+    clicks = _clicks(view, "compare_heatmap", layers, ["compare_cell"], repetitions)
+    yield _figure("Compare, click on a layer until it is read below", "s", clicks, 0.5)
+    memory = server.process.memory_info().rss / 1e6
+    yield _figure("memory of the page's process after Epochs and Compare", "MB", [memory], 200)
+
+
+def _clicks(view: Explore, key: str, cells: list[Cell], answers: list[str], repetitions: int) -> list[float]:
+    """Click one cell after the other; return the seconds until the answers are drawn."""
+    cells = (cells * repetitions)[:repetitions]
+    return [_timed(view, "mousedown", answers, partial(view.click_cell, cell, key))[0] for cell in cells]
+
+
 def _ask(view: Explore, repetitions: int) -> Iterator[Figure]:
     """Measure how long the steps of Learn that ask a network take to answer."""
     control = view.page.locator(".st-key-learn_control")
@@ -195,11 +235,10 @@ def _ask(view: Explore, repetitions: int) -> Iterator[Figure]:
     yield _figure("Learn, until another layer is filtered", "s", answers, 1.0)
 
 
-def _first_view(view: Explore, params: dict[str, int], what: Literal["heatmap", "offer"]) -> float:
+def _first_view(view: Explore, address: str, what: str) -> float:
     """Open a view anew; return the seconds from the start of the navigation until it is drawn."""
     view.page.goto("about:blank")
-    query = "&".join(f"{key}={value}" for key, value in params.items())
-    view.page.goto(f"{view.url}/?{query}", wait_until="commit")
+    view.page.goto(view.url + address, wait_until="commit")
     view.page.wait_for_function("selector => document.querySelector(selector)", arg=_SEEN[what], polling="raf")
     milliseconds = view.page.evaluate(_SINCE_NAVIGATION)
     view.settle()

@@ -265,7 +265,8 @@ def _look_into(found: Invariance, grid: Any, there: Sequence[Candidate]) -> None
         None,
     )
     if place is not None:
-        st.html(f'<p class="fss-quiet">{cell_words(grid, grid.rows.index(row), place)}</p>')
+        with st.container(key="compare_cell"):
+            st.html(f'<p class="fss-quiet">{cell_words(grid, grid.rows.index(row), place)}</p>')
     more = {"kind": found.kind, "filter": found.filter}
     if found.across != "networks":
         more["layer"] = row
