@@ -33,8 +33,7 @@ from fss_core.numerals import signed
 from fss_core.scores import score_responses
 from fss_core.specs import GLOBAL_LAYER, ResponseSpec, ScoreSpec, response_key
 from fss_core.store import SCHEMA, Store
-from pages.common import explore as explore_page
-from pages.common import known, progress, sidebar
+from pages.common import heatmaps, known, progress, sidebar
 
 EPSILON_TILE, ORIGIN = "Size ε of the attack", "Measured here."
 
@@ -787,7 +786,7 @@ def test_a_run_that_is_struck_off_while_it_is_shown_is_gone(
 
 
 def test_a_large_network_is_shown_part_by_part(known_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explore_page, "_MOST_ROWS", 4)
+    monkeypatch.setattr(heatmaps, "_MOST_ROWS", 4)
     page = opened()
     box = page.selectbox(key="rows")
     assert box.options == ["1 to 4 of 6", "5 to 6 of 6"]

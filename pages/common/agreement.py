@@ -39,8 +39,8 @@ from fss_core.responses import Responses
 from fss_core.scores import KINDS, MEAN_FILTER, Kind
 from fss_core.specs import SYNAPTIC_FILTERS, MeasurementSpec, ScoreSpec, digest
 from fss_core.store import Store
-from pages.common import downloads, known, links
-from pages.common.explore import KIND_TITLES
+from pages.common import choices, downloads, known, links
+from pages.common.choices import KIND_TITLES
 from pages.common.frame import escaped, is_dark, plain
 from pages.common.links import Param
 from pages.common.retrain_table import TABLE_STYLE
@@ -48,9 +48,7 @@ from pages.common.retrain_table import TABLE_STYLE
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-FILTERS = {MEAN_FILTER: "Mean of the three"} | {
-    str(name): name.replace("_", "-").capitalize() for name in SYNAPTIC_FILTERS
-}
+FILTERS = {str(name): choices.FILTERS[name] for name in (MEAN_FILTER, *SYNAPTIC_FILTERS)}
 
 PARAMS: dict[str, Param] = {
     "score_kind": Param(default="adversarial", what="score that is compared", known=lambda: KINDS),

@@ -1,4 +1,4 @@
-"""What is chosen in the side bar, and the specifications that follow from it."""
+"""What can be chosen, under which titles, and the specifications that follow from what the side bar says."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import streamlit as st
 from fss_core.data import DATASETS, EMBEDDED, list_datasets
 from fss_core.imports import Entry, imported, published
 from fss_core.jobs.requests import MeasureRequest
+from fss_core.scores import Kind
 from fss_core.specs import (
     DEFAULT_IMAGES,
     LARGEST_NUM_THRESHOLDS,
@@ -30,6 +31,15 @@ NORMALISATIONS = {"chance": "Accuracy above chance", "p0": "Relative accuracy", 
 INTEGRATIONS = {"trapezoid": "Trapezoid", "simpson": "Simpson"}
 ATTACKS = {"fgsm": "FGSM", "pgd": "PGD"}
 MODES = {"frozen": "Frozen: attack once", "adaptive": "Adaptive: attack each"}
+
+FILTERS = {
+    "high_pass": "High-pass",
+    "low_pass": "Low-pass",
+    "pulse": "Pulse",
+    "mean": "Mean of the three",
+    "random": "Random control",
+}
+KIND_TITLES: dict[Kind, str] = {"clean": "Clean", "adversarial": "Adversarial", "difference": "Difference"}
 
 DEVICES = {"cpu": "Processor (CPU)", "cuda": "NVIDIA GPU (cuda)", "mps": "Apple GPU (mps)"}
 """Of which results can be looked at; measuring needs the device to be here."""

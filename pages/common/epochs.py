@@ -17,7 +17,7 @@ from fss_core.invariance.groups import rows_that_move
 from fss_core.invariance.lookup import Candidate, ComparisonSpec, Known, SharedEpsilon, epsilon_caution, known_labels
 from fss_core.specs import LARGEST_EPOCH, FssError, MeasurementSpec
 from fss_core.store import Store
-from pages.common import agreement, downloads, explore
+from pages.common import agreement, downloads, drilldown, pictures
 from pages.common.choices import Choices
 from pages.common.frame import is_dark, plain
 from pages.common.links import Param
@@ -58,7 +58,7 @@ class _Layers(Param):
 
 PARAMS: dict[str, Param] = {
     **agreement.PARAMS,
-    **{name: explore.PARAMS[name] for name in ("layer", "filter", "kind", "k")},
+    **drilldown.PARAMS,
     "epochs": _Epochs(default=[], what="epochs"),  # type: ignore[arg-type]
     "layers": _Layers(default=[], what="layers"),  # type: ignore[arg-type]
 }
@@ -181,7 +181,7 @@ def _look_into(store: Store, found: Invariance, candidates: Sequence[Candidate],
     request = replace(chosen.request, spec=own.spec)
     try:
         version = version_of(store, request)
-        picture = explore.read_picture(store, request, request.key, version)
+        picture = pictures.read_picture(store, request, request.key, version)
     except FssError as error:
         # Its control, say: what is compared is sound. Explore offers to mend it.
         st.error(plain(str(error)))
@@ -190,8 +190,8 @@ def _look_into(store: Store, found: Invariance, candidates: Sequence[Candidate],
         st.caption("It vanished meanwhile; look again.")
         return
     rows = [name for name in picture.rows if picture.responses_of(name) is not None]
-    scores = explore.read_scores(picture, request.key, version, chosen)
-    explore.drilldown(store, picture, scores, chosen, rows)
+    scores = pictures.read_scores(picture, request.key, version, chosen)
+    drilldown.draw(store, picture, scores, chosen, rows)
 
 
 def _trajectories(found: Invariance) -> None:

@@ -20,7 +20,7 @@ from fss_core.reports import REFERENCES
 from fss_core.scores import KINDS, Kind, Score
 from fss_core.specs import NETWORKS, MeasurementSpec, ResponseSpec, published_dir
 from pages.common import agreement, downloads, known
-from pages.common.explore import KIND_TITLES
+from pages.common.choices import KIND_TITLES
 from pages.common.frame import escaped, is_dark, plain
 from pages.common.links import Param
 from pages.common.retrain_table import TABLE_STYLE

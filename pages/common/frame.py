@@ -87,7 +87,7 @@ def begin(title: str, *, sidebar: Literal["expanded", "collapsed"] = "expanded",
         with st.sidebar:
             st.markdown("**Filtering Score Studio**")
             st.session_state[_NAVIGATION] = st.empty()
-            navigate()
+            _navigate()
     store = _store()
     if store.problem:
         problem = store.problem[0].upper() + store.problem[1:]
@@ -97,8 +97,14 @@ def begin(title: str, *, sidebar: Literal["expanded", "collapsed"] = "expanded",
     return store
 
 
-def navigate() -> None:
-    """Draw the way to the other pages, in place of what was drawn of it before: they go on with what is shown now."""
+def end_part() -> None:
+    """End a part of a page that can be drawn anew by itself: the address, and the ways to other pages, follow it."""
+    links.write()
+    _navigate()  # also where the page is drawn whole: a part can draw again only what it has drawn then
+
+
+def _navigate() -> None:
+    """Draw the way to the other pages, which go on with what is shown; in place of what was drawn of it before."""
     place: DeltaGenerator | None = st.session_state[_NAVIGATION]
     if place is not None:
         with place.container(horizontal=True, gap="small"):

@@ -9,13 +9,13 @@ from fss_core.retraining.rules import PAPERS_RULE, RULES
 from fss_core.retraining.spec import RetrainingSpec
 from fss_core.scores import KINDS, MEAN_FILTER
 from fss_core.specs import SYNAPTIC_FILTERS
-from pages.common import known
+from pages.common import choices, known
 from pages.common.choices import Choices
 from pages.common.links import Param
 
 GRANULARITIES = {"layer": "Whole layers", "weights": "Pulses of weights"}
 LEANINGS = {"counted": "Counted", "ignored": "Ignored"}
-FILTERS = {MEAN_FILTER: "Overall"} | {str(name): name.replace("_", "-").capitalize() for name in SYNAPTIC_FILTERS}
+FILTERS = {MEAN_FILTER: "Overall"} | {str(name): choices.FILTERS[name] for name in SYNAPTIC_FILTERS}
 
 
 class _Rules(Param):
