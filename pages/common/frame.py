@@ -39,7 +39,7 @@ _STYLE = """
 .block-container {padding: 2.2rem 2.2rem 3rem 2.2rem; max-width: 1600px;}
 [data-testid="stSidebarUserContent"] {padding-top: 0.5rem;}
 [data-testid="stSidebar"] [data-testid="stVerticalBlock"] {gap: 0.55rem;}
-h1 {font-size: 1.45rem !important; padding: 0 !important; font-weight: 650 !important;}
+h1 {font-size: 1.45rem !important; padding: 0 0 0.4rem 0 !important; font-weight: 650 !important;}
 h2 {font-size: 1.12rem !important; padding: 0.2rem 0 !important; font-weight: 650 !important;}
 h3 {font-size: 1rem !important; padding: 0 !important; font-weight: 650 !important;}
 .fss-tiles {display: flex; flex-wrap: wrap; gap: 0.6rem; font-variant-numeric: tabular-nums;}

@@ -209,7 +209,8 @@ def _disk(store: Store) -> None:
 
 
 def _warning(kind: Disk) -> str:
-    return f"Yes, delete {kind.num_pieces} pieces ({kind.num_bytes / 1e6:.1f} MB): {kind.loss}"
+    pieces = "1 piece" if kind.num_pieces == 1 else f"{kind.num_pieces} pieces"
+    return f"Yes, delete {pieces} ({kind.num_bytes / 1e6:.1f} MB): {kind.loss}"
 
 
 def _unsure() -> None:
