@@ -492,6 +492,15 @@ def test_asking_imports_neither_torch_nor_dask(cache: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
+def test_workers_talk_over_tls_and_on_this_machine_only() -> None:
+    with mock.patch.dict(os.environ), Pool(1) as pool:  # Dask leaves MKL_NUM_THREADS in it
+        assert pool._cluster is not None
+        addresses = [pool._cluster.scheduler_address, *pool._client.nthreads()]
+    assert len(addresses) == 2
+    assert all(address.startswith("tls://127.0.0.1:") for address in addresses)
+
+
 # The runner, with a pool of this test's own ---------------------------------------------------------------
 
 
