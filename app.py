@@ -19,10 +19,11 @@ def show(store: Store) -> None:
         return
     chosen, place = side
     request = chosen.request
-    explore.heading(request)
-    run = progress.find_run(store, request)
-    plan = progress.offer(store, request, run, place)
-    progress.strip(store, request, run, plan)
+    with st.container():  # what comes and goes in it moves nothing below
+        explore.heading(request)
+        run = progress.find_run(store, request)
+        plan = progress.offer(store, request, run, place)
+        progress.strip(store, request, run, plan)
     try:
         version = version_of(store, request)
         picture = pictures.read_picture(store, request, request.key, version)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import columns
 import erratas
@@ -17,6 +18,7 @@ from pictures import ROOT
 from test_retraining_comparing import make_retraining
 
 from fss_core.errata.records import errata_path
+from fss_core.findings import quantities
 from fss_core.findings.cells import PublishedCell, list_cells, neighbours
 from fss_core.findings.checking import HEADING, check_quotes, read_section
 from fss_core.findings.quantities import VERBS
@@ -272,6 +274,23 @@ def test_what_has_no_epoch_or_images_in_common_makes_no_pair(directory: Path) ->
     assert neighbours(changed(OTHER.name, num_images=50), "networks") == []
     assert len(neighbours(changed(ELSEWHERE.name, num_images=50), "datasets")) == 1
     assert neighbours(changed(ELSEWHERE.name, round=2), "datasets") == []
+
+
+def test_networks_with_other_images_stand_between_no_neighbours(directory: Path) -> None:
+    [pair] = neighbours(list_cells(directory, STUDY), "networks")
+    cell = replace(pair.first.record.cell, network="resnet50", num_images=50)
+    between = replace(pair.first, record=replace(pair.first.record, cell=cell))
+    networks = [own.record.cell.network for own in (pair.first, between, pair.second)]
+    assert networks == [name for name in NETWORKS if name in networks]
+    assert neighbours([pair.first, between, pair.second], "networks") == [pair]
+
+
+def test_the_images_of_columns_are_named_each_where_they_differ() -> None:
+    def table(*numbers: int) -> object:
+        return SimpleNamespace(table=SimpleNamespace(columns=[SimpleNamespace(num_images=own) for own in numbers]))
+
+    assert quantities._num_images(table(200, 200)) == "200"
+    assert quantities._num_images(table(200, 100)) == "200; 100"
 
 
 def test_only_data_sets_and_networks_can_be_paired(directory: Path) -> None:

@@ -181,8 +181,8 @@ def load_dataset(name: str, *, thorough: bool = True) -> Dataset:
 def dataset_card(name: str) -> DatasetCard:
     """Describe a data set without opening its arrays, decoding it to disk first where that has not been done.
 
-    In folders of more than 5,000 images, one that was changed in place is noticed by ``load_dataset`` and
-    ``verify_dataset`` only.
+    In folders of more than 5,000 images, one that was changed in place is noticed by ``verify_dataset`` and by a
+    thorough ``load_dataset`` only.
 
     Args:
         name: of a built-in data set or a registered folder.

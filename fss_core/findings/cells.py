@@ -102,10 +102,10 @@ class Pair:
 
 
 def neighbours(cells: Sequence[PublishedCell], across: Literal["datasets", "networks"]) -> list[Pair]:
-    """Pair each cell with the next of the same network, or of the same data set, as far as both can be compared.
+    """Pair each cell with the next that it can be compared with: of the same network, or of the same data set.
 
-    Networks are compared on the same images, data sets and networks at the same trained epoch: what has none in common
-    with its neighbour makes no pair.
+    Networks are compared on the same images: those with as many are neighbours. Data sets and networks are compared at
+    the same trained epoch: what has none in common with its neighbour makes no pair.
 
     Args:
         cells: of one study.
@@ -121,16 +121,16 @@ def neighbours(cells: Sequence[PublishedCell], across: Literal["datasets", "netw
         names = (cell.network, cell.dataset) if across == "datasets" else (cell.dataset, cell.network)
         return (cell.round, *(places.get(name, len(places)) for name in names)), names
 
+    comparable: dict[tuple[int | str, ...], list[PublishedCell]] = {}
+    for own in sorted(cells, key=order):
+        cell = own.record.cell
+        alike = (cell.network,) if across == "datasets" else (cell.dataset, cell.num_images)
+        comparable.setdefault((cell.round, *alike), []).append(own)
     pairs = []
-    for first, second in pairwise(sorted(cells, key=order)):
-        one, other = first.record.cell, second.record.cell
-        if across == "datasets":
-            alike = one.network == other.network
-        else:
-            alike = (one.dataset, one.num_images) == (other.dataset, other.num_images)
-        epochs = {*first.trained_epochs} & {*second.trained_epochs}
-        if alike and one.round == other.round and epochs:
-            pairs.append(Pair(first, second, max(epochs)))
+    for group in comparable.values():
+        for first, second in pairwise(group):
+            if epochs := {*first.trained_epochs} & {*second.trained_epochs}:
+                pairs.append(Pair(first, second, max(epochs)))
     return pairs
 
 

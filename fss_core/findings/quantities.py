@@ -230,7 +230,7 @@ def layers(
     """
     choose(group, [*GROUP_WORDS, "agree"], what="group")
     found, spec = _invariance(directory, across, **which)
-    parts = {"of": str(len(found.table.rows)), "n": str(found.table.columns[0].num_images)}
+    parts = {"of": str(len(found.table.rows)), "n": _num_images(found)}
     page: dict[str, Any] = {"page": _page(across), "spec": spec, "params": _compared(found)}
     if len(found.calls.columns) < 2:
         return Quantity(text=found.calls.share.state, parts=parts, missing=found.calls.share.reason, **page)
@@ -427,7 +427,7 @@ def _invariance(
 def _agreement(
     own: Statistic, parts: dict[str, str], found: Invariance, spec: MeasurementSpec, digits: int
 ) -> Quantity:
-    parts = parts | {"n": str(found.table.columns[0].num_images)}
+    parts = parts | {"n": _num_images(found)}
     page: dict[str, Any] = {"page": _page(found.across), "spec": spec, "params": _compared(found)}
     if own.value is None:
         return Quantity(text=own.state, parts=parts, missing=own.reason, **page)
@@ -439,6 +439,12 @@ def _agreement(
     else:
         parts |= {"null": "", "p": ""}
     return Quantity(text=text, parts=parts, **page)
+
+
+def _num_images(found: Invariance) -> str:
+    """Write how many images the columns are measured on: once, if it is the same for all."""
+    numbers = [str(own.num_images) for own in found.table.columns]
+    return "; ".join(numbers if len({*numbers}) > 1 else numbers[:1])
 
 
 def _page(across: Across) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from fss_core.explore import Picture, PictureScores, data_state, forget_damaged
+from fss_core.explore import Picture, PictureScores, data_state, forget_damaged, version_of
 from fss_core.jobs import service
 from fss_core.jobs.plans import Plan
 from fss_core.jobs.requests import MeasureRequest
@@ -12,7 +12,7 @@ from fss_core.specs import NETWORKS, BrokenExportError, FssError, StoreError
 from fss_core.store import Store
 from pages.common import downloads, drilldown, heatmaps, known, links, tiles
 from pages.common.choices import Choices, known_datasets
-from pages.common.frame import end_part, plain, shown_errors
+from pages.common.frame import part, plain, shown_errors
 from pages.common.links import Param
 from pages.common.progress import estimate_words
 
@@ -125,7 +125,8 @@ def _repair(store: Store, request: MeasureRequest) -> None:
 
 def draw(store: Store, picture: Picture, version: tuple[object, ...], scores: PictureScores, chosen: Choices) -> None:
     """Draw everything of a picture, of which this is a version."""
-    tiles.draw(picture, scores)
+    with st.container():  # what comes and goes in it moves nothing below
+        tiles.draw(picture, scores)
     _look_into(store, picture, version, scores, chosen)
     downloads.draw(picture, scores)
     known.list_measured(store, expanded=False)
@@ -137,7 +138,9 @@ def _look_into(
 ) -> None:
     """Draw heatmap and drill-down; to look into another cell, nothing else of the page is drawn anew."""
     measured = [name for name in picture.rows if picture.responses_of(name) is not None]
-    with shown_errors(), st.container(key="explore_columns"):
+    with part() as is_alone, st.container(key="explore_columns"):
+        if is_alone and _is_other(store, chosen.request, version):
+            st.rerun()
         left, right = st.columns([1, 1], gap="medium")
         with left:
             heatmaps.draw(picture, version, chosen)
@@ -146,4 +149,11 @@ def _look_into(
                 drilldown.draw(store, picture, scores, chosen, measured)
             else:
                 st.info("No layer is finished yet.")
-    end_part()
+
+
+def _is_other(store: Store, request: MeasureRequest, version: tuple[object, ...]) -> bool:
+    """Say whether there is another version of a picture by now, or something to be said of it."""
+    try:
+        return version_of(store, request) != version
+    except FssError:
+        return True

@@ -42,6 +42,8 @@ _STYLE = """
 h1 {font-size: 1.45rem !important; padding: 0 0 0.4rem 0 !important; font-weight: 650 !important;}
 h2 {font-size: 1.12rem !important; padding: 0.2rem 0 !important; font-weight: 650 !important;}
 h3 {font-size: 1rem !important; padding: 0 !important; font-weight: 650 !important;}
+.st-key-navigation:has(~ .st-key-navigation_of_part a),
+div:has(> .st-key-navigation):has(~ div .st-key-navigation_of_part a) {display: none;}
 .fss-tiles {display: flex; flex-wrap: wrap; gap: 0.6rem; font-variant-numeric: tabular-nums;}
 .fss-tile {flex: 1 1 118px; border-top: 2px solid currentColor; padding: 0.35rem 0 0.2rem 0; min-width: 112px;}
 .fss-tile .name {font-size: 0.78rem; opacity: 0.75;}
@@ -59,11 +61,11 @@ h3 {font-size: 1rem !important; padding: 0 !important; font-weight: 650 !importa
 </style>
 """
 
-_NAVIGATION = "navigation_place"
+_NAVIGATION, _IS_WHOLE = "navigation_place", "is_whole_page"
 
 _PUNCTUATION = re.compile(r"[\\`*_\[\]<>$#~|:&]")
-_LINKED = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)|(?<=@)(?=[-\w]+\.)", re.IGNORECASE)
-"""Where a word joiner, which nobody sees, keeps an address from being read as a link; a backslash does not."""
+_LINKED = re.compile(r"(:)(?=//)|(www)(?=\.)|((?<![/\w.+-])[\w.+-]+@)(?=[-\w]+\.)", re.IGNORECASE)
+"""After which a word joiner, which nobody sees, keeps an address from being read as a link; a backslash does not."""
 
 log = logging.getLogger(__name__)
 
@@ -82,12 +84,12 @@ def begin(title: str, *, sidebar: Literal["expanded", "collapsed"] = "expanded",
     st.set_page_config(page_title=f"{title} · Filtering Score Studio", layout="wide", initial_sidebar_state=sidebar)
     st.html(_STYLE)
     st.session_state["said_errors"] = []
-    st.session_state[_NAVIGATION] = None
+    st.session_state.update({_IS_WHOLE: True, _NAVIGATION: None})
     if navigation:
         with st.sidebar:
             st.markdown("**Filtering Score Studio**")
-            st.session_state[_NAVIGATION] = st.empty()
-            _navigate()
+            _navigate(st.container(key="navigation"))
+            st.session_state[_NAVIGATION] = st.container(key="navigation_of_part")
     store = _store()
     if store.problem:
         problem = store.problem[0].upper() + store.problem[1:]
@@ -97,19 +99,30 @@ def begin(title: str, *, sidebar: Literal["expanded", "collapsed"] = "expanded",
     return store
 
 
-def end_part() -> None:
-    """End a part of a page that can be drawn anew by itself: the address, and the ways to other pages, follow it."""
+@contextmanager
+def part() -> Iterator[bool]:
+    """Draw a part of a page that can be drawn anew by itself: the address, and the way to other pages, follow it.
+
+    Yields:
+        Whether it is drawn by itself, not with the page.
+    """
+    is_alone = not st.session_state.pop(_IS_WHOLE, False)
+    st.session_state["said_errors"] = []
+    links.restore()
+    with shown_errors():
+        yield is_alone
     links.write()
-    _navigate()  # also where the page is drawn whole: a part can draw again only what it has drawn then
+    # Also with the page: a part can draw anew only what it has drawn then.
+    _navigate(st.session_state[_NAVIGATION])
 
 
-def _navigate() -> None:
-    """Draw the way to the other pages, which go on with what is shown; in place of what was drawn of it before."""
-    place: DeltaGenerator | None = st.session_state[_NAVIGATION]
-    if place is not None:
-        with place.container(horizontal=True, gap="small"):
-            for path, label in VIEWS:
-                st.page_link(path, label=label, query_params=links.last_view())
+def _navigate(place: DeltaGenerator | None) -> None:
+    """Draw the way to the other pages, which go on with what is shown."""
+    if place is None:
+        return
+    with place.container(horizontal=True, gap="small"):
+        for path, label in VIEWS:
+            st.page_link(path, label=label, query_params=links.last_view())
 
 
 @st.cache_resource
@@ -172,7 +185,7 @@ def plain(text: str) -> str:
     'www\u2060.example.com'
     """
     parts = re.split(r"(`[^`\n]+`)", text)
-    parts[::2] = [_PUNCTUATION.sub(r"\\\g<0>", _LINKED.sub("\u2060", part)) for part in parts[::2]]
+    parts[::2] = [_PUNCTUATION.sub(r"\\\g<0>", _LINKED.sub("\\g<0>\u2060", part)) for part in parts[::2]]
     return "".join(parts)
 
 

@@ -78,7 +78,8 @@ def seed(params: Mapping[str, Param]) -> None:
     """Give the controls the values of the address, if it is another than the one that was written last.
 
     A control that was not drawn for a while has been forgotten, and gets its value back from there, too; so do all
-    controls on the way from another page, since those of one page do not live on in the next.
+    controls on the way from another page, since those of one page do not live on in the next. What draws a part of a
+    page anew sees to its own (:func:`restore`).
     """
     now = st.query_params.to_dict()
     is_new = not _is_known(now) or [*params] != [*st.session_state.get(_PARAMS, ())]
@@ -93,18 +94,33 @@ def seed(params: Mapping[str, Param]) -> None:
             if may_not_know:
                 st.session_state[key] = st.session_state[key]
             continue
-        st.session_state.pop(key, None)
-        if param.default is not None:
-            st.session_state[key] = param.default
-        if key in now:
-            try:
-                st.session_state[key] = param.parse(now[key])
-            except ValueError as error:
-                problems.append(str(error))
+        if problem := _take(key, param, now):
+            problems.append(problem)
     st.session_state[_PARAMS] = params
     if is_new:
         st.session_state[_SEEN] = now
         st.session_state[_PROBLEM] = "; ".join(problems)
+
+
+def restore() -> None:
+    """Give controls of the page that were not drawn for a while, and so have been forgotten, their values back."""
+    now = st.query_params.to_dict()
+    for key, param in st.session_state[_PARAMS].items():
+        if key not in st.session_state:
+            _take(key, param, now)
+
+
+def _take(key: str, param: Param, address: dict[str, str]) -> str:
+    """Give a control the value of an address, or what it is as usual; return what is wrong with it, if anything is."""
+    st.session_state.pop(key, None)
+    if param.default is not None:
+        st.session_state[key] = param.default
+    if key in address:
+        try:
+            st.session_state[key] = param.parse(address[key])
+        except ValueError as error:
+            return str(error)
+    return ""
 
 
 def _is_known(address: dict[str, str]) -> bool:
