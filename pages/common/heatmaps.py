@@ -9,7 +9,7 @@ from fss_core import figures, summaries
 from fss_core.explore import Picture
 from fss_core.scores import KINDS
 from fss_core.specs import CONTROL_FILTER, GLOBAL_LAYER, ScoreSpec
-from pages.common import downloads
+from pages.common import downloads, links
 from pages.common.choices import FILTERS, KIND_TITLES, Choices
 from pages.common.frame import is_dark
 from pages.common.links import Param
@@ -35,6 +35,8 @@ def draw(picture: Picture, version: tuple[object, ...], chosen: Choices) -> None
         list(MAPS),
         format_func=MAPS.__getitem__,
         key="map",
+        on_change=links.tell,
+        args=(PARAMS,),
         required=True,
         label_visibility="collapsed",
     )

@@ -102,6 +102,14 @@ def seed(params: Mapping[str, Param]) -> None:
         st.session_state[_PROBLEM] = "; ".join(problems)
 
 
+def tell(params: Mapping[str, Param]) -> None:
+    """Tell the browser the values of controls that are about to be drawn again: it may have forgotten them, too."""
+    restore()
+    for key in params:
+        if key in st.session_state:
+            st.session_state[key] = st.session_state[key]
+
+
 def restore() -> None:
     """Give controls of the page that were not drawn for a while, and so have been forgotten, their values back."""
     now = st.query_params.to_dict()
