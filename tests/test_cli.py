@@ -22,6 +22,7 @@ from commands import Fss, refused
 from fss_core.cli import main
 from fss_core.cli.arguments import epsilon as epsilon_of
 from fss_core.jobs import service
+from fss_core.jobs.board import Board
 from fss_core.measurement import Measurement
 from fss_core.specs import CalibrationError
 from fss_core.store import Store
@@ -612,10 +613,17 @@ def test_workers_measure_what_this_process_would(cache: Path, fss: Fss, monkeypa
     done = fss(*MORE, "--workers", "2", "--json")
     assert done.code == 0, done.err
     assert fss(*MORE, "--refresh", "--json").json == done.json
-    key = fss("runs", "list", "--json").json[0]["run"]["key"]
-    retried = fss("runs", "retry", key[:8])
+    run = fss("runs", "list", "--json").json[0]["run"]
+    retried = fss("runs", "retry", run["key"][:8])
     assert (retried.code, retried.out.split()[1]) == (0, "done")
     assert fss("runs", "resume").out == "Nothing is left to do.\n"
+    # What was asked for, and not begun when its process was killed, is done by whoever resumes it.
+    request = run["request"] | {"spec": run["request"]["spec"] | {"num_images": 116}}
+    with Store() as store:
+        key = Board(store).ask("measure", request).key
+    resumed = fss("runs", "resume")
+    assert (resumed.code, resumed.out.split()[:2]) == (0, [key[:8], "done"])
+    assert fss(*SHOW, "--images", "116", "--json").code == 0
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ from pages.common.choices import KIND_TITLES
 from pages.common.frame import escaped, is_dark, plain
 from pages.common.links import Param
 from pages.common.retrain_table import TABLE_STYLE
+from pages.common.tiles import row, tile
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -201,13 +202,8 @@ def tiles(found: Invariance, candidates: Sequence[Candidate]) -> None:
     boxes = []
     for name in STATISTICS:
         own: Statistic = getattr(found.calls, name)
-        boxes.append((_NAMES[name], number(own.value), _note(found, own, noun), _DEFINITIONS[name]))
-    html = "".join(
-        f'<div class="fss-tile" title="{escaped(definition)}"><div class="name">{escaped(name)}</div>'
-        f'<div class="value">{escaped(value)}</div><div class="note">{escaped(note)}</div></div>'
-        for name, value, note, definition in boxes
-    )
-    st.html(f'<div class="fss-tiles">{html}</div>')
+        boxes.append(tile(_NAMES[name], number(own.value), _note(found, own, noun), _DEFINITIONS[name]))
+    st.html(row(boxes))
     st.html(column_table(found, candidates))
     st.markdown(REFERENCES[found.spec.reference])
     if found.cautions:

@@ -19,7 +19,7 @@ from fss_core.numerals import number, signed
 from fss_core.reports import REFERENCES
 from fss_core.scores import KINDS, Kind, Score
 from fss_core.specs import NETWORKS, MeasurementSpec, ResponseSpec, published_dir
-from pages.common import agreement, downloads, known
+from pages.common import agreement, downloads, known, tiles
 from pages.common.choices import KIND_TITLES
 from pages.common.frame import escaped, is_dark, plain
 from pages.common.links import Param
@@ -122,12 +122,7 @@ def _tiles(errata: Errata) -> None:
         value = number(ranking.tau)
         note = ranking.reason or f"between all at once and corrected, {ranking.num_layers} layers; 1 is the same order"
         boxes.append(("Kendall’s τ of the ranking", value, note))
-    html = "".join(
-        f'<div class="fss-tile"><div class="name">{escaped(name)}</div><div class="value">{escaped(value)}</div>'
-        f'<div class="note">{escaped(note)}</div></div>'
-        for name, value, note in boxes
-    )
-    st.html(f'<div class="fss-tiles">{html}</div>')
+    st.html(tiles.row(tiles.tile(*box) for box in boxes))
 
 
 # The table ------------------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ div:has(> .st-key-navigation):has(~ div .st-key-navigation_of_part a) {display: 
 .fss-tile .name {font-size: 0.78rem; opacity: 0.75;}
 .fss-tile .value {font-size: 1.35rem; line-height: 1.5rem; font-weight: 600;}
 .fss-tile .note {font-size: 0.78rem; opacity: 0.8; line-height: 1.05rem;}
+.fss-tile[title]:focus-visible::after {content: attr(title); display: block; font-size: 0.78rem; padding-top: 0.2rem;}
 .block-container [data-testid="stPageLink-NavLink"] :is(span, div, p) {white-space: normal; height: auto;}
 .fss-quiet {font-size: 0.86rem; opacity: 0.85;}
 .st-key-explore_columns > div, .st-key-epochs_below > div {flex-wrap: wrap;}

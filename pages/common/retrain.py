@@ -20,7 +20,7 @@ from fss_core.retraining.published import list_published
 from fss_core.retraining.reports import heading, notes, retraining_json, verdict_numbers, verdict_question
 from fss_core.specs import BrokenExportError, StoreError
 from fss_core.store import Store
-from pages.common import downloads, known, retrain_choices
+from pages.common import downloads, known, retrain_choices, tiles
 from pages.common.choices import known_datasets
 from pages.common.explore import remedy
 from pages.common.frame import escaped, is_dark, plain, shown_errors
@@ -156,19 +156,12 @@ def draw(picture: RetrainPicture, across: Sequence[Comparison], *, working: bool
 def _verdict(picture: RetrainPicture, *, working: bool) -> None:
     assert picture.verdict is not None
     question = verdict_question(picture.verdict)
-    tiles = []
+    boxes = []
     for line in picture.verdict.lines:
         parts = filter(None, (verdict_numbers(picture.verdict, line), line.reason))
         note = " ".join(f"{part[0].upper()}{part[1:]}." for part in parts)
-        tiles.append(
-            f'<div class="fss-tile" title="{escaped(_OUTCOMES)}">'
-            f'<div class="name">Against {escaped(line.against)}</div>'
-            f'<div class="value">{escaped(line.outcome.capitalize())}</div>'
-            f'<div class="note">{escaped(note)}</div></div>'
-        )
-    st.html(
-        f'<p style="margin-bottom: 0.4rem"><b>{escaped(question)}</b></p><div class="fss-tiles">{"".join(tiles)}</div>'
-    )
+        boxes.append(tiles.tile(f"Against {line.against}", line.outcome.capitalize(), note, _OUTCOMES))
+    st.html(f'<p style="margin-bottom: 0.4rem"><b>{escaped(question)}</b></p>{tiles.row(boxes)}')
     if not picture.complete:
         seeds = (
             f" of {len(picture.retrainings)} of {len(picture.seeds)} initialisations" if len(picture.seeds) > 1 else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import streamlit as st
 
 from fss_core import summaries
@@ -33,24 +35,24 @@ def draw(picture: Picture, scores: PictureScores) -> None:
     dead = summaries.dead_share(responses)
     counts = summaries.count_calls(scores.layers)
     tiles = [
-        _tile("Clean accuracy", *_accuracy(summaries.unfiltered_accuracy(responses, "clean", level)), _ACCURACY),
-        _tile(
+        tile("Clean accuracy", *_accuracy(summaries.unfiltered_accuracy(responses, "clean", level)), _ACCURACY),
+        tile(
             f"Accuracy under {attack.kind.upper()}",
             *_accuracy(summaries.unfiltered_accuracy(responses, "adversarial", level)),
             _ACCURACY,
         ),
-        _tile(
+        tile(
             "Size ε of the attack",
             f"{attack.epsilon * 255:.3g}/255",
             f"{attack.mode}; {describe_epsilon(picture.layers)}",
             "The largest change of any pixel, on [0, 1].",
         ),
-        _tile("Layers, clean", *_calls(counts["clean"], len(picture.previewed)), _CALLS),
-        _tile("Layers, adversarial", *_calls(counts["adversarial"], len(picture.previewed)), _CALLS),
+        tile("Layers, clean", *_calls(counts["clean"], len(picture.previewed)), _CALLS),
+        tile("Layers, adversarial", *_calls(counts["adversarial"], len(picture.previewed)), _CALLS),
     ]
     if dead is not None:
         tiles.append(
-            _tile(
+            tile(
                 "Dead weights",
                 f"{dead.share:.1%}",
                 f"of {dead.num_weights:,} in {dead.num_layers} layers",
@@ -60,14 +62,14 @@ def draw(picture: Picture, scores: PictureScores) -> None:
     share = zero_gradient_share(picture)
     if share:
         tiles.append(
-            _tile(
+            tile(
                 "No gradient",
                 f"{share:.1%}",
                 f"of {responses.num_images} images",
                 "There the loss has no gradient, so the attack of the unfiltered network does nothing.",
             )
         )
-    st.html(f'<div class="fss-tiles">{"".join(tiles)}</div>')
+    st.html(row(tiles))
     st.markdown(f"{_ORIGINS[picture.origin]} {REFERENCES[scores.layers.spec.reference]}")
     cautions = [f"Caution: {plain(caution)}." for caution in scores.layers.cautions]
     reasons = [f"Not measurable: {plain(reason)}." for reason in unmeasurable_reasons(scores.layers)]
@@ -77,11 +79,18 @@ def draw(picture: Picture, scores: PictureScores) -> None:
         st.warning("  \n".join(cautions + reasons))
 
 
-def _tile(name: str, value: str, note: str, definition: str) -> str:
+def tile(name: str, value: str, note: str, definition: str = "") -> str:
+    """Write a tile as HTML; its definition is shown where it is pointed at, or reached from the keyboard."""
+    hint = f' title="{escaped(definition)}" tabindex="0"' if definition else ""
     return (
-        f'<div class="fss-tile" title="{escaped(definition)}"><div class="name">{escaped(name)}</div>'
+        f'<div class="fss-tile"{hint}><div class="name">{escaped(name)}</div>'
         f'<div class="value">{escaped(value)}</div><div class="note">{escaped(note)}</div></div>'
     )
+
+
+def row(tiles: Iterable[str]) -> str:
+    """Put tiles side by side, as HTML."""
+    return f'<div class="fss-tiles">{"".join(tiles)}</div>'
 
 
 def _accuracy(accuracy: Accuracy) -> tuple[str, str]:
