@@ -21,7 +21,9 @@ def show(store: Store) -> None:
     if side is None:
         return
     chosen, place = side
-    explore.heading(chosen.request, "{network} on {dataset}, across epochs")
+    top = st.container()  # what comes and goes in it moves nothing below
+    with top:
+        explore.heading(chosen.request, "{network} on {dataset}, across epochs")
     known = list_known(store)
     spec = chosen.request.spec
     epsilon = shared_epsilon(store, spec, known)
@@ -30,7 +32,8 @@ def show(store: Store) -> None:
     )
     run = progress.find_run(store, request)
     plan = progress.offer(store, request, run, place)
-    progress.strip(store, request, run, plan)
+    with top:
+        progress.strip(store, request, run, plan)
     comparison = epochs.comparison_of(spec)
     offered = epochs.offered_epochs(comparison, known)
     epochs.controls(offered)

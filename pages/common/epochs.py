@@ -19,7 +19,7 @@ from fss_core.specs import LARGEST_EPOCH, FssError, MeasurementSpec
 from fss_core.store import Store
 from pages.common import agreement, downloads, drilldown, pictures
 from pages.common.choices import Choices
-from pages.common.frame import is_dark, plain
+from pages.common.frame import is_dark, part, plain
 from pages.common.links import Param
 
 WHAT_IT_IS = (
@@ -124,11 +124,12 @@ def draw(
     epsilon: SharedEpsilon,
 ) -> None:
     """Draw everything."""
-    agreement.tiles(found, candidates)
-    there = [int(own.label) for own in candidates if own.measured is not None]
-    if caution := epsilon_caution(epsilon, comparison.measurement, there):
-        st.warning(f"Caution: {plain(caution)}.")
-    agreement.missing(candidates)
+    with st.container():  # what comes and goes in it moves nothing below
+        agreement.tiles(found, candidates)
+        there = [int(own.label) for own in candidates if own.measured is not None]
+        if caution := epsilon_caution(epsilon, comparison.measurement, there):
+            st.warning(f"Caution: {plain(caution)}.")
+        agreement.missing(candidates)
     with st.container(key="explore_columns"):
         left, right = st.columns([1, 1], gap="medium")
         with left:
@@ -160,7 +161,13 @@ def _heatmap(found: Invariance, candidates: Sequence[Candidate]) -> None:
     downloads.figure_button(figure, "epochs", "Scores by layer and epoch")
 
 
+@st.fragment
 def _look_into(store: Store, found: Invariance, candidates: Sequence[Candidate], chosen: Choices) -> None:
+    with part():
+        _draw_epoch(store, found, candidates, chosen)
+
+
+def _draw_epoch(store: Store, found: Invariance, candidates: Sequence[Candidate], chosen: Choices) -> None:
     epoch = st.session_state["epoch"]
     own = next((own for own in candidates if own.label == str(epoch)), None)
     st.header(f"Epoch {epoch}", anchor=False)
