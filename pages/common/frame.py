@@ -49,7 +49,10 @@ div:has(> .st-key-navigation):has(~ div .st-key-navigation_of_part a) {display: 
 .fss-tile .name {font-size: 0.78rem; opacity: 0.75;}
 .fss-tile .value {font-size: 1.35rem; line-height: 1.5rem; font-weight: 600;}
 .fss-tile .note {font-size: 0.78rem; opacity: 0.8; line-height: 1.05rem;}
-.fss-tile[title]:focus-visible::after {content: attr(title); display: block; font-size: 0.78rem; padding-top: 0.2rem;}
+.fss-tile[title] {position: relative;}
+.fss-tile[title]:focus-visible::after {content: attr(title); position: absolute; z-index: 100; top: 100%; left: -2px;
+  width: 15rem; padding: 0.4rem 0.6rem; font-size: 0.78rem; background: Canvas; border: 1px solid currentColor;}
+.fss-tile[title]:last-child:focus-visible::after {left: auto; right: -2px;}
 .block-container [data-testid="stPageLink-NavLink"] :is(span, div, p) {white-space: normal; height: auto;}
 .fss-quiet {font-size: 0.86rem; opacity: 0.85;}
 .st-key-explore_columns > div, .st-key-epochs_below > div {flex-wrap: wrap;}
