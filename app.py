@@ -7,7 +7,7 @@ import streamlit as st
 from fss_core.explore import version_of
 from fss_core.specs import FssError, StoreError
 from fss_core.store import Store
-from pages.common import choices, explore, frame, links, pictures, progress, sidebar
+from pages.common import choices, explore, frame, links, progress, reading, sidebar
 
 PARAMS = choices.PARAMS | explore.PARAMS
 
@@ -26,7 +26,7 @@ def show(store: Store) -> None:
         progress.strip(store, request, run, plan)
     try:
         version = version_of(store, request)
-        picture = pictures.read_picture(store, request, request.key, version)
+        picture = reading.read_picture(store, request, request.key, version)
     except StoreError as error:
         explore.unreadable(store, request, error)
         return
@@ -39,7 +39,7 @@ def show(store: Store) -> None:
         )
         return
     try:
-        scores = pictures.read_scores(picture, request.key, version, chosen)
+        scores = reading.read_scores(picture, request.key, version, chosen)
     except ValueError as error:
         st.error(frame.plain(str(error)))
         return

@@ -7,6 +7,8 @@ biases; seeds 0 and 1 are trained here, with Adam's moments, and seed 7 is impor
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,6 +95,20 @@ def train(spec: TrainingSpec, epochs: int, learning_rate: float = 0.02) -> tuple
     return network, dict(optimiser_state(optimiser, network))
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, whatever was set before: so few steps end elsewhere where sums are rounded otherwise."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@one_thread()
 def make_cache(root: Path) -> Path:
     """Make a cache directory with the data set registered and all checkpoints in it; FSS_CACHE_DIR must name it."""
     import safetensors.torch

@@ -37,9 +37,10 @@ from fss_core.store import LeaseHeldError, Store
 
 RULES = ("robust_antifragile", "all", "fragile")
 SPEC = RetrainingSpec(
-    measurement=lanes.measurement(), budget=2, rules=RULES, score=ScoreSpec(tolerance=0.2), filter="pulse"
+    measurement=lanes.measurement(), budget=2, rules=RULES, score=ScoreSpec(tolerance=0.16), filter="pulse"
 )
-"""At this tolerance the pulse scores call some of seed 0's layers robust and some fragile."""
+"""At this tolerance the pulse scores call some of seed 0's layers robust and some fragile, with room on both sides:
+rounding, which differs from processor to processor, makes it another network."""
 
 REQUEST = RetrainRequest(spec=SPEC, factory=lanes.FACTORY)
 MACHINE = Machine(cores=2, workers=2)
@@ -49,7 +50,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 RETRAIN: list[object] = [
     *("retrain", "--network", lanes.NETWORK, "--dataset", lanes.DATASET, "--epoch", lanes.EPOCH, "--budget", 2),
     *("--rules", ",".join(RULES), "--factory", lanes.FACTORY, "--images", 120, "--thresholds", 5),
-    *("--epsilon", 0.04, "--tolerance", 0.2, "--filter", "pulse"),
+    *("--epsilon", 0.04, "--tolerance", 0.16, "--filter", "pulse"),
 ]
 
 

@@ -17,7 +17,7 @@ from fss_core.invariance.groups import rows_that_move
 from fss_core.invariance.lookup import Candidate, ComparisonSpec, Known, SharedEpsilon, epsilon_caution, known_labels
 from fss_core.specs import LARGEST_EPOCH, FssError, MeasurementSpec
 from fss_core.store import Store
-from pages.common import agreement, downloads, drilldown, pictures
+from pages.common import agreement, downloads, drilldown, reading
 from pages.common.choices import Choices
 from pages.common.frame import is_dark, part, plain
 from pages.common.links import Param
@@ -188,7 +188,7 @@ def _draw_epoch(store: Store, found: Invariance, candidates: Sequence[Candidate]
     request = replace(chosen.request, spec=own.spec)
     try:
         version = version_of(store, request)
-        picture = pictures.read_picture(store, request, request.key, version)
+        picture = reading.read_picture(store, request, request.key, version)
     except FssError as error:
         # Its control, say: what is compared is sound. Explore offers to mend it.
         st.error(plain(str(error)))
@@ -197,7 +197,7 @@ def _draw_epoch(store: Store, found: Invariance, candidates: Sequence[Candidate]
         st.caption("It vanished meanwhile; look again.")
         return
     rows = [name for name in picture.rows if picture.responses_of(name) is not None]
-    scores = pictures.read_scores(picture, request.key, version, chosen)
+    scores = reading.read_scores(picture, request.key, version, chosen)
     drilldown.draw(store, picture, scores, chosen, rows)
 
 

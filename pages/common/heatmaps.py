@@ -13,7 +13,7 @@ from pages.common import downloads, links
 from pages.common.choices import FILTERS, KIND_TITLES, Choices
 from pages.common.frame import is_dark
 from pages.common.links import Param
-from pages.common.pictures import labelled
+from pages.common.reading import labelled
 
 MAPS = {"scores": "Scores by filter", "weights": "Which weights matter"}
 _MOST_ROWS = figures.MOST_CELLS // (3 * len(FILTERS))
