@@ -42,8 +42,6 @@ _STYLE = """
 h1 {font-size: 1.45rem !important; padding: 0 0 0.4rem 0 !important; font-weight: 650 !important;}
 h2 {font-size: 1.12rem !important; padding: 0.2rem 0 !important; font-weight: 650 !important;}
 h3 {font-size: 1rem !important; padding: 0 !important; font-weight: 650 !important;}
-.st-key-navigation:has(~ .st-key-navigation_of_part a),
-div:has(> .st-key-navigation):has(~ div .st-key-navigation_of_part a) {display: none;}
 .fss-tiles {display: flex; flex-wrap: wrap; gap: 0.6rem; font-variant-numeric: tabular-nums;}
 .fss-tile {flex: 1 1 118px; border-top: 2px solid currentColor; padding: 0.35rem 0 0.2rem 0; min-width: 112px;}
 .fss-tile .name {font-size: 0.78rem; opacity: 0.75;}
@@ -92,8 +90,9 @@ def begin(title: str, *, sidebar: Literal["expanded", "collapsed"] = "expanded",
     if navigation:
         with st.sidebar:
             st.markdown("**Filtering Score Studio**")
-            _navigate(st.container(key="navigation"))
-            st.session_state[_NAVIGATION] = st.container(key="navigation_of_part")
+            with st.container(key="navigation"):
+                _navigate()
+            st.session_state[_NAVIGATION] = st.container()
     store = _store()
     if store.problem:
         problem = store.problem[0].upper() + store.problem[1:]
@@ -116,15 +115,17 @@ def part() -> Iterator[bool]:
     with shown_errors():
         yield is_alone
     links.write()
-    # Also with the page: a part can draw anew only what it has drawn then.
-    _navigate(st.session_state[_NAVIGATION])
+    place: DeltaGenerator | None = st.session_state[_NAVIGATION]
+    if place is not None:
+        # Also with the page: a part draws anew only what it has drawn then. Its links stand in for the page's.
+        with place:
+            _navigate()
+            st.html("<style>.st-key-navigation {display: none;}</style><span></span>")
 
 
-def _navigate(place: DeltaGenerator | None) -> None:
+def _navigate() -> None:
     """Draw the way to the other pages, which go on with what is shown."""
-    if place is None:
-        return
-    with place.container(horizontal=True, gap="small"):
+    with st.container(horizontal=True, gap="small"):
         for path, label in VIEWS:
             st.page_link(path, label=label, query_params=links.last_view())
 
