@@ -319,7 +319,7 @@ def test_what_is_chosen_goes_along_from_view_to_view(store: Store) -> None:
     page = show(rules="all,last_layer", budget=4)
     page.number_input(key="images").set_value(110).run()
     page.switch_page("app.py").run()
-    back = [own for own in page.sidebar.get("page_link") if own.label == "Retrain"][-1]  # drawn twice, one is replaced
+    back = [own for own in page.sidebar.get("page_link") if own.label == "Retrain"][-1]  # the page's, its part's
     query = dict(parse_qsl(back.proto.query_string))
     assert (query["rules"], query["budget"], query["images"]) == ("all,last_layer", "4", "110")
     assert query["network"] == page.session_state["network"] == lanes.NETWORK

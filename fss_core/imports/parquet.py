@@ -156,7 +156,7 @@ def _thrift_integer(content: bytes, at: int) -> tuple[int, int]:
 def numbers(table: pa.Table, name: str) -> npt.NDArray[Any]:
     """A column of plain numbers, none of which is missing.
 
-    Not by pyarrow's ``to_numpy``, which imports pandas: some forty megabytes in the page's process.
+    Not by pyarrow's ``to_numpy``, which imports pandas: thirty to forty megabytes in the page's process.
     """
     column = table[name].combine_chunks()
     require(not column.null_count, f"{name} must have a number in every line", f"{column.null_count} without")
