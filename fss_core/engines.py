@@ -7,8 +7,8 @@ downstream:
 - what lies upstream is computed once per batch of images and shared by all filters of a layer;
 - batch normalisation is folded into the convolution before it (masks are made from the raw weights);
 - tensors are kept channels-last, also where ShuffleNet shuffles channels;
-- a convolution on a map with fewer pixels than its kernel has taps becomes a matrix product, since most of its taps
-  read padding only; a 1 × 1 convolution on a map of few pixels likewise, a product for each pixel.
+- a convolution on a small map becomes a matrix product (:mod:`fss_core.products`);
+- activations and sums write over what was made for them alone.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, fx, nn
 
-from fss_core.graphs import DenseConv, Plan, tensor_shapes, trace
+from fss_core.graphs import Plan, tensor_shapes, trace
 from fss_core.models import FilterableModule, filterable_modules
+from fss_core.products import as_product
 from fss_core.specs import Engine as EngineName
 from fss_core.specs import NotFiniteError
 
@@ -228,10 +229,10 @@ class FastEngine:
         for nodes in self._calls.values():
             for node in nodes:
                 conv, (source, *_) = self._module(node), node.all_input_nodes
-                shape = shapes[source][1:]
-                if isinstance(conv, nn.Conv2d) and DenseConv.pays(conv, shape):
-                    dense[node] = f"dense_{len(dense)}"
-                    self._root.add_module(dense[node], DenseConv(conv, shape))
+                product = as_product(conv, shapes[source][1:]) if isinstance(conv, nn.Conv2d) else None
+                if product is not None:
+                    dense[node] = f"product_{len(dense)}"
+                    self._root.add_module(dense[node], product)
         return dense
 
     def _plan(self, layers: Collection[str]) -> Plan:

@@ -1,61 +1,102 @@
-"""What stands in for a convolution on a small map does the same, forward and backward."""
+"""What a part of a graph overwrites is its own: not what it was given, is read again, or is kept for gradients."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
 
-from fss_core.graphs import DenseConv
+from fss_core.graphs import Plan, trace
 
 
-def convolution(in_channels: int, out_channels: int, size: int, **settings: Any) -> nn.Conv2d:
+class Block(nn.Module):
+    """A residual block whose sum and activations can be done in many ways."""
+
+    def __init__(self, body: Callable[[Block, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second, self.shortcut = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+        self.norm, self.relu, self.body = nn.BatchNorm2d(3), nn.ReLU(inplace=True), body
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.body(self, maps)
+
+
+def plain(own: Block, maps: Tensor) -> Tensor:
+    return own.relu(own.second(own.relu(own.first(maps))) + own.shortcut(maps))
+
+
+def of_what_is_given(own: Block, maps: Tensor) -> Tensor:
+    return torch.add(F.relu(maps) + maps, own.second(torch.relu(maps)))
+
+
+def read_twice(own: Block, maps: Tensor) -> Tensor:
+    once = own.first(maps)
+    return F.relu(once) + once
+
+
+def of_activations(own: Block, maps: Tensor) -> Tensor:
+    return own.relu(own.first(maps)) + own.relu(own.second(maps))
+
+
+def to_itself(own: Block, maps: Tensor) -> Tensor:
+    once = own.first(maps)
+    return once + once
+
+
+def of_another_shape(own: Block, maps: Tensor) -> Tensor:
+    return own.first(maps).mean((2, 3), keepdim=True) + own.second(maps[:, :, :1, :1]) + maps
+
+
+def of_a_view(own: Block, maps: Tensor) -> Tensor:
+    return own.relu(own.first(maps).flatten(1)) + 2
+
+
+BODIES = (plain, of_what_is_given, read_twice, of_activations, to_itself, of_another_shape, of_a_view)
+
+
+def in_place(module: nn.Module) -> list[str]:
+    assert isinstance(module, fx.GraphModule)
+    names = [node.target.__name__ for node in module.graph.nodes if callable(node.target)]
+    return [name for name in names if name in ("relu_", "_add_to")]
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_memory_is_reused_where_nobody_sees_it(body: Callable[[Block, Tensor], Tensor]) -> None:
     torch.manual_seed(0)
-    return nn.Conv2d(in_channels, out_channels, size, **settings).requires_grad_(False)
-
-
-def maps_for(conv: nn.Conv2d, height: int, width: int) -> Tensor:
-    return torch.randn(5, conv.in_channels, height, width).contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize(
-    ("conv", "height", "width"),
-    [
-        (convolution(6, 5, 1), 2, 2),
-        (convolution(6, 5, 1), 3, 3),
-        (convolution(6, 5, 3, padding=1), 1, 1),
-        (convolution(6, 5, 3, padding=1), 2, 2),
-        (convolution(6, 5, 3, padding=1), 2, 4),
-        (convolution(6, 5, 3, padding=1, stride=2, bias=False), 2, 2),
-        (convolution(6, 5, 5, padding="same"), 3, 4),
-        (convolution(6, 5, 3, padding=2, dilation=2), 2, 2),
-    ],
-)
-def test_it_convolves(conv: nn.Conv2d, height: int, width: int) -> None:
-    shape = (conv.in_channels, height, width)
-    assert DenseConv.pays(conv, shape)
-    instead = DenseConv(conv, shape)
-    maps = maps_for(conv, height, width).requires_grad_(True)
-    expected, got = conv(maps), instead(maps)
-    assert got.shape == expected.shape
-    assert got.is_contiguous(memory_format=torch.channels_last)
-    assert torch.allclose(got, expected, atol=1e-5)
-    assert torch.allclose(instead(maps.detach().contiguous()), expected, atol=1e-5)
-    towards = torch.randn(expected.shape)
-    (wanted,), (found,) = (torch.autograd.grad(own, maps, towards) for own in (expected, got))
-    assert torch.allclose(found, wanted, atol=1e-5)
+    model = Block(body).eval().requires_grad_(False)
+    maps = torch.randn(4, 3, 5, 5)
+    kept = maps.clone()
+    expected = model(maps)
+    root = trace(model)
+    calls = [node for node in root.graph.nodes if node.target == "second"]
+    plan = Plan.split(root, {}, calls)
+    with torch.no_grad():
+        cut = plan.upstream(maps)
+        before = [own.clone() for own in cut]
+        for _ in range(2):
+            assert torch.equal(plan.downstream(*cut), expected)
+        assert all(map(torch.equal, cut, before))
+    assert torch.equal(maps, kept)
+    leaf, other = maps.clone().requires_grad_(), maps.clone().requires_grad_()
+    (wanted,), (found,) = (
+        torch.autograd.grad(run(own * 1).square().sum(), own) for run, own in ((model, leaf), (plan.whole, other))
+    )
+    assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize(
-    ("conv", "height", "width"),
+    ("body", "expected"),
     [
-        (convolution(6, 5, 3, padding=1), 3, 3),
-        (convolution(6, 6, 3, padding=1, groups=2), 2, 2),
-        (convolution(6, 5, 3, padding=1, padding_mode="circular"), 2, 2),
-        (convolution(6, 5, 1), 4, 4),
+        (plain, ["relu_", "_add_to", "relu_"]),
+        (read_twice, []),
+        (of_activations, ["relu_", "relu_"]),
+        (of_a_view, []),
     ],
 )
-def test_other_convolutions_are_done_as_they_are(conv: nn.Conv2d, height: int, width: int) -> None:
-    assert not DenseConv.pays(conv, (conv.in_channels, height, width))
+def test_only_what_is_made_for_one_reader_is_overwritten(
+    body: Callable[[Block, Tensor], Tensor], expected: list[str]
+) -> None:
+    assert in_place(Plan.split(trace(Block(body).eval()), {}, []).whole) == expected
