@@ -10,6 +10,7 @@ quantity being zero, as it must be if s were true.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -60,16 +61,16 @@ class Estimand:
             return np.asarray(((q - q.mean()) - slope * (z - z.mean())) / (z.mean() - self.chance))
         return np.asarray((q - q.mean()) - self.reference * (z - z.mean()))
 
-    def pivot(self, score: float, q: Values, z: Values) -> Values:
-        """Compute values (N,) whose expectation is zero, and falls with ``score``, when ``score`` is the true one."""
+    def pivot(self, scores: Values, q: Values, z: Values) -> Values:
+        """Compute values (S, N) whose expectation is zero where the score (S,) is the true one, and falls with it."""
         if self.ratio:
-            return np.asarray((q - self.chance) - (score + self.reference) * (z - self.chance))
-        return np.asarray(q - self.reference * z - score)
+            return np.asarray((q - self.chance) - np.multiply.outer(scores + self.reference, z - self.chance))
+        return np.asarray(np.subtract.outer(-scores, self.reference * z - q))
 
-    def pivot_bounds(self, score: float) -> tuple[float, float]:
-        """Compute the smallest and the largest value that :meth:`pivot` can take, for q in [0, 1] and z in {0, 1}."""
-        corners = self.pivot(score, np.array([0.0, 1.0, 0.0, 1.0]), np.array([0.0, 0.0, 1.0, 1.0]))
-        return float(corners.min()), float(corners.max())
+    def pivot_bounds(self, scores: Values) -> tuple[Values, Values]:
+        """Compute the least and the most, (S,), that :meth:`pivot` can be, for q in [0, 1] and z in {0, 1}."""
+        corners = self.pivot(scores, np.array([0.0, 1.0, 0.0, 1.0]), np.array([0.0, 0.0, 1.0, 1.0]))
+        return corners.min(axis=1), corners.max(axis=1)
 
 
 def wilson_interval(num_right: int, num_images: int, level: float = 0.95) -> tuple[float, float]:
@@ -140,8 +141,8 @@ def num_contributing(q: Values, z: Values, changed: npt.NDArray[np.bool_]) -> in
     Returns:
         The images that changed, or, if that is fewer, those that differ from the commonest (q, z).
     """
-    _, counts = np.unique(np.round(np.vstack([q, z]), 9), axis=1, return_counts=True)
-    return min(int(changed.sum()), len(changed) - int(counts.max()))
+    alike = Counter(map(tuple, np.round(np.vstack([q, z]), 9).T.tolist()))
+    return min(int(changed.sum()), len(changed) - max(alike.values()))
 
 
 def betting_interval(estimand: Estimand, q: Values, z: Values, level: float) -> tuple[float, float]:
@@ -185,34 +186,37 @@ class Bet:
         self._values, self._counts = np.unique(np.stack([q, z]), axis=1, return_counts=True)
         self._needed = np.log(2 / (1 - level))
 
-    def excludes_as_too_low(self, score: float) -> bool:
-        """Say whether the true score is shown to be above ``score``."""
-        return self._wins(score, 1, -self._estimand.pivot_bounds(score)[0])
+    def excludes_as_too_low(self, scores: Values) -> npt.NDArray[np.bool_]:
+        """Say for each score (S,) whether the true one is shown to be above it."""
+        return self._wins(scores, 1, -self._estimand.pivot_bounds(scores)[0])
 
-    def excludes_as_too_high(self, score: float) -> bool:
-        """Say whether the true score is shown to be below ``score``."""
-        return self._wins(score, -1, self._estimand.pivot_bounds(score)[1])
+    def excludes_as_too_high(self, scores: Values) -> npt.NDArray[np.bool_]:
+        """Say for each score (S,) whether the true one is shown to be below it."""
+        return self._wins(scores, -1, self._estimand.pivot_bounds(scores)[1])
 
-    def _wins(self, score: float, side: int, largest_loss: float) -> bool:
-        if largest_loss <= 0:
-            return True
-        pivot = self._estimand.pivot(score, self._values[0], self._values[1])
-        gains = 1 + side * _STAKES[:, None] / largest_loss * pivot
+    def _wins(self, scores: Values, side: int, largest_losses: Values) -> npt.NDArray[np.bool_]:
+        can_lose = largest_losses > 0
+        stakes = side * np.divide.outer(_STAKES, np.where(can_lose, largest_losses, 1.0))
+        gains = 1 + stakes[..., None] * self._estimand.pivot(scores, self._values[0], self._values[1])
         with np.errstate(divide="ignore"):
-            capital = (self._counts * np.log(np.maximum(gains, 0))).sum(axis=1)
-        return bool(np.logaddexp.reduce(capital) - np.log(len(_STAKES)) >= self._needed)
+            capital = (self._counts * np.log(np.maximum(gains, 0))).sum(axis=-1)
+        won = np.logaddexp.reduce(capital, axis=0) - np.log(len(_STAKES)) >= self._needed
+        return np.asarray(won | ~can_lose)
 
 
-def _edge(excluded: Callable[[float], bool], centre: float, direction: int) -> float:
-    """Find where scores begin to be excluded, going away from the estimate."""
-    kept, step = centre, 0.01
-    while not excluded(centre + direction * step):
-        kept = centre + direction * step
-        step *= 2
-        if step > 1e3:
-            return kept
-    outside = centre + direction * step
-    for _ in range(40):
-        middle = (kept + outside) / 2
-        kept, outside = (kept, middle) if excluded(middle) else (middle, outside)
-    return outside
+_STEPS: Values = 0.01 * np.exp2(np.arange(17))
+"""How far from the estimate a score is looked at first."""
+
+
+def _edge(excluded: Callable[[Values], npt.NDArray[np.bool_]], centre: float, direction: int) -> float:
+    """Find where scores begin to be excluded, going away from the estimate: to a 2⁻²⁴th of the step that finds one."""
+    found = excluded(centre + direction * _STEPS)
+    if not found.any():
+        return float(centre + direction * _STEPS[-1])
+    first = int(found.argmax())
+    kept, outside = (_STEPS[first - 1] if first else 0.0), _STEPS[first]
+    for _ in range(6):
+        between: Values = np.linspace(kept, outside, 17, dtype=np.float64)
+        first = int(excluded(centre + direction * between).argmax())
+        kept, outside = between[max(first - 1, 0)], between[first]
+    return float(centre + direction * outside)

@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from fss_core.intervals import Bet
 from fss_core.responses import LayerResponse, Responses
 from fss_core.scores import (
@@ -143,9 +145,10 @@ class Stopping:
             if why_not_measurable(own, own.layers[0], *place):
                 continue  # too few images to say that there is anything to lose
             bet = Bet(curve.estimand, curve.q[:number], curve.z[:number], level)
-            if bet.excludes_as_too_high(-self.spec.tolerance):
+            tolerance = np.array([self.spec.tolerance])
+            if bet.excludes_as_too_high(-tolerance).all():
                 return Stop(num_images=number, call="fragile")
-            if bet.excludes_as_too_low(self.spec.tolerance):
+            if bet.excludes_as_too_low(tolerance).all():
                 return Stop(num_images=number, call="antifragile")
         return None
 
