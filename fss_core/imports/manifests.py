@@ -77,9 +77,11 @@ def finite_float(text: str) -> float:
 
 def decode(kind: Any, value: Any, where: str) -> Any:
     """Turn JSON into a value of a type, which decides everything: no field is guessed, converted or ignored."""
-    if is_dataclass(kind):
+    if kind is str:  # most of a manifest
+        return check_text(value, where)
+    is_fields, origin, parts = _shape(kind)
+    if is_fields:
         return _decode_dataclass(cast(type, kind), value, where)
-    origin, parts = get_origin(kind), get_args(kind)
     if origin is Literal:
         require(isinstance(value, str) and value in parts, f"{where} must be one of {', '.join(parts)}", value)
         return value
@@ -102,8 +104,8 @@ def decode(kind: Any, value: Any, where: str) -> Any:
             check_text(name, where): decode(parts[1], item, f"{where}.{check_text(name, where)}")
             for name, item in value.items()
         }
-    if kind is str or kind is Path:
-        return kind(check_text(value, where))
+    if kind is Path:
+        return Path(check_text(value, where))
     if kind in (int, float):
         allowed = (int,) if kind is int else (int, float)
         require(type(value) in allowed and abs(value) < 2**63, f"{where} must be a number ({kind.__name__})", value)
@@ -114,6 +116,12 @@ def decode(kind: Any, value: Any, where: str) -> Any:
 
 _hints = lru_cache(get_type_hints)
 """The same few types are read many times, and looking their hints up took half the time."""
+
+
+@lru_cache
+def _shape(kind: Any) -> tuple[bool, Any, tuple[Any, ...]]:
+    """Take a type apart: whether it has fields of its own, what it is of, and of what."""
+    return is_dataclass(kind), get_origin(kind), get_args(kind)
 
 
 def _decode_dataclass(kind: type, value: Any, where: str) -> Any:
@@ -130,6 +138,8 @@ def _decode_dataclass(kind: type, value: Any, where: str) -> Any:
 
 def check_text(value: Any, where: str) -> str:
     """Check that something is text, short, and fit to be printed."""
+    if isinstance(value, str) and len(value) <= bounds.LONGEST_TEXT and value.isprintable():
+        return value  # thousands of names are, and no message has to be put together
     require(isinstance(value, str), f"{where} must be text", value)
     require(
         len(value) <= bounds.LONGEST_TEXT, f"{where} must have at most {bounds.LONGEST_TEXT} characters", len(value)
