@@ -7,7 +7,7 @@ downstream:
 - what lies upstream is computed once per batch of images and shared by all filters of a layer;
 - batch normalisation is folded into the convolution before it (masks are made from the raw weights);
 - tensors are kept channels-last, also where ShuffleNet shuffles channels;
-- a convolution on a small map becomes a matrix product (:mod:`fss_core.products`);
+- most convolutions on small maps become matrix products (:mod:`fss_core.products`);
 - activations and sums write over what was made for them alone.
 """
 
@@ -148,6 +148,11 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters(), torch.zeros(())).device
 
 
+def _has_hooks(module: nn.Module) -> bool:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for kind in kinds)
+
+
 # The fast engine ------------------------------------------------------------------------------------------
 
 
@@ -159,7 +164,7 @@ class FastEngine:
         sample: at least two images of the size to be measured.
 
     Raises:
-        Exception: the network cannot be traced, or the simplified graph does not give the same logits.
+        Exception: the network cannot be traced, has hooks, or the simplified graph does not give the same logits.
     """
 
     def __init__(self, model: nn.Module, sample: Tensor) -> None:
@@ -167,6 +172,8 @@ class FastEngine:
         with torch.no_grad():
             expected: Tensor = model(sample.clone())
             self.num_classes = int(expected.shape[-1])
+            if hooked := next((name for name, module in model.named_modules() if _has_hooks(module)), None):
+                raise ValueError(f"{hooked or 'it'} has hooks, which a simplified graph might not run")
             self._owner = {id(module.weight): name for name, module in filterable_modules(model).items()}
             self._root = trace(model)
             self._graph = self._root.graph

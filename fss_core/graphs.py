@@ -97,6 +97,9 @@ def reuse_memory(built: fx.GraphModule) -> None:
 
     That is so of what a convolution, a product or a sum made, if nothing else reads it: their gradients do not look at
     what they made. It saves four tenths of such an operation's time, which waits for memory.
+
+    Args:
+        built: modules in it have no hooks.
     """
     modules = dict(built.named_modules(remove_duplicate=False))
 
@@ -104,21 +107,25 @@ def reuse_memory(built: fx.GraphModule) -> None:
         if not isinstance(node, fx.Node) or len(node.users) > 1:
             return False
         made_by = modules[str(node.target)] if node.op == "call_module" else node.target
-        return isinstance(made_by, nn.Conv2d | nn.Linear | ProductConv) or made_by in (*_SUMS, _add_to)
+        return isinstance(made_by, nn.Conv2d | nn.Linear | ProductConv) or made_by in (*_SUMS, _add_into)
 
     for node in built.graph.nodes:
         does = type(modules[str(node.target)]) if node.op == "call_module" else node.target
-        if does in _ACTIVATIONS and is_spare(node.args[0]):
+        spare = [index for index, own in enumerate(node.args) if is_spare(own)]
+        if does in _ACTIVATIONS and spare == [0]:
             node.op, node.target, node.args, node.kwargs = "call_function", torch.relu_, node.args[:1], {}
-        elif does in _SUMS and not node.kwargs and len(node.args) == 2 and any(map(is_spare, node.args)):
-            node.target, node.args = _add_to, tuple(sorted(node.args, key=is_spare, reverse=True))
+        elif does in _SUMS and not node.kwargs and len(node.args) == 2 and spare:
+            node.target, node.args = _add_into, (*node.args, spare[0])
     built.recompile()
 
 
-def _add_to(spare: Tensor, other: Tensor | float) -> Tensor:
-    """Add to a tensor in place, unless the sum has another shape or type."""
-    fits = not isinstance(other, Tensor) or (other.shape == spare.shape and other.dtype == spare.dtype)
-    return spare.add_(other) if fits else spare + other
+def _add_into(left: Any, right: Any, spare: int) -> Any:
+    """Add, in place of the left (0) or the right (1) one if that is a tensor like the sum."""
+    place, other = (left, right) if spare == 0 else (right, left)
+    if not isinstance(place, Tensor) or torch.result_type(place, other) != place.dtype:
+        return left + right
+    fits = not isinstance(other, Tensor) or other.shape == place.shape
+    return place.add_(other) if fits else left + right
 
 
 def trace(model: nn.Module) -> fx.GraphModule:

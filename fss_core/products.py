@@ -1,4 +1,4 @@
-"""Convolutions on small maps as one matrix product each, where that is faster than the library's own."""
+"""Convolutions on small maps as one matrix product each, where the library's own are slow."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ProductConv(nn.Module):
         if self._windows is not None:
             read = self._windows.read(read)
         product = F.linear(read.reshape(-1, self.matrix.shape[1]), self.matrix, self.bias)
-        return channels_first(product.view(-1, *self.output_shape))
+        return channels_first(product.view(len(maps), *self.output_shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Windows:
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> Windows:
-        """Describe a convolution that has one tap or a stride: torch pads no such one to keep its map's size."""
+        """Describe a convolution with one tap or a stride: only another could be padded to keep its map's size."""
         padding = (0, 0) if isinstance(conv.padding, str) else conv.padding
         return cls(*((int(own[0]), int(own[1])) for own in (conv.kernel_size, conv.stride, conv.dilation, padding)))
 
@@ -96,7 +96,7 @@ class Windows:
 
 
 def as_product(conv: nn.Conv2d, input_shape: tuple[int, ...]) -> ProductConv | None:
-    """Make a convolution a matrix product, where that is faster on maps of this size.
+    """Make a convolution a matrix product, where that was faster on a CPU, on maps of this size.
 
     - of whole maps, where a map has fewer pixels than the kernel has taps, since most taps then read padding;
     - of windows, where there are few: oneDNN is slow there, most of all with a stride. On two cores, 200 images, with
@@ -115,20 +115,21 @@ def as_product(conv: nn.Conv2d, input_shape: tuple[int, ...]) -> ProductConv | N
         return None
     channels, height, width = input_shape
     num_taps = torch.Size(conv.kernel_size).numel()
+    weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
     if height * width < num_taps:
-        units = torch.eye(channels * height * width, device=conv.weight.device)
+        units = torch.eye(channels * height * width, device=weight.device)
         images = channels_first(units.view(-1, height, width, channels))
-        answers = channels_last(F.conv2d(images, conv.weight, None, conv.stride, conv.padding, conv.dilation))
-        shape = tuple(answers.shape[1:])
-        bias = None if conv.bias is None else conv.bias.detach().repeat(shape[0] * shape[1])
-        return ProductConv(answers.flatten(1).t(), bias, shape)
+        answers = channels_last(F.conv2d(images, weight, None, conv.stride, conv.padding, conv.dilation))
+        bias = None if bias is None else bias.repeat(torch.Size(answers.shape[1:3]).numel())
+        return ProductConv(answers.flatten(1).t(), bias, tuple(answers.shape[1:]))
+    strided = set(conv.stride) != {1}
+    if num_taps > 1 and not strided:
+        return None
     windows = Windows.of(conv)
     number = windows.number((height, width))
-    num_windows = number[0] * number[1]
-    strided = set(windows.step) != {1}
+    num_windows = torch.Size(number).numel()
     if (num_taps == 1 and num_windows <= _FEW_PIXELS) or (strided and num_windows * num_taps <= _FEW_TAPS):
-        matrix = channels_last(conv.weight.detach()).flatten(1)
-        return ProductConv(matrix, None if conv.bias is None else conv.bias.detach(), (*number, len(matrix)), windows)
+        return ProductConv(channels_last(weight).flatten(1), bias, (*number, len(weight)), windows)
     return None
 
 

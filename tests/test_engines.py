@@ -394,6 +394,32 @@ class _Shuffled(Plain):
         return self.classifier((rows[:, 1:7] - rows[:, 6:]).mean((2, 3)))
 
 
+class _Lowered(Plain):
+    """A hook that changes what an activation returns, of few images only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.activation = nn.ReLU()
+        self.activation.register_forward_hook(lambda module, inputs, output: output.clamp(max=1.5))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.classifier(self.activation(self.second(self.activation(self.first(pixels)))).mean((2, 3)))
+
+
+class _Ablated(Plain):
+    """A hook that has a layer return what it was given, which others read, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.third = nn.Conv2d(self.second.out_channels, self.second.out_channels, 1)
+        self.third.register_forward_hook(lambda module, inputs, output: inputs[0])
+        self.shortcut = nn.Conv2d(self.second.out_channels, self.second.out_channels, 1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = functional.relu(self.second(functional.relu(self.first(pixels))))
+        return self.classifier((self.third(x) + self.shortcut(x)).mean((2, 3)))
+
+
 def _negate(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
     return -output
 
@@ -411,6 +437,8 @@ HARD = [
     _Forked,
     _NormalisesInPlace,
     _Hooked,
+    _Lowered,
+    _Ablated,
     _Shuffled,
 ]
 
