@@ -195,13 +195,13 @@ class Bet:
         return self._wins(scores, -1, self._estimand.pivot_bounds(scores)[1])
 
     def _wins(self, scores: Values, side: int, largest_losses: Values) -> npt.NDArray[np.bool_]:
-        can_lose = largest_losses > 0
-        stakes = side * np.divide.outer(_STAKES, np.where(can_lose, largest_losses, 1.0))
+        cannot_lose = largest_losses <= 0
+        stakes = side * np.divide.outer(_STAKES, np.where(cannot_lose, 1.0, largest_losses))
         gains = 1 + stakes[..., None] * self._estimand.pivot(scores, self._values[0], self._values[1])
         with np.errstate(divide="ignore"):
             capital = (self._counts * np.log(np.maximum(gains, 0))).sum(axis=-1)
         won = np.logaddexp.reduce(capital, axis=0) - np.log(len(_STAKES)) >= self._needed
-        return np.asarray(won | ~can_lose)
+        return np.asarray(won | cannot_lose)
 
 
 _STEPS: Values = 0.01 * np.exp2(np.arange(17))
@@ -209,14 +209,17 @@ _STEPS: Values = 0.01 * np.exp2(np.arange(17))
 
 
 def _edge(excluded: Callable[[Values], npt.NDArray[np.bool_]], centre: float, direction: int) -> float:
-    """Find where scores begin to be excluded, going away from the estimate: to a 2⁻²⁴th of the step that finds one."""
+    """Find where scores begin to be excluded, going away from the estimate: to a 2⁻³⁶th of the step that finds one.
+
+    Where none is, the last one looked at is returned.
+    """
     found = excluded(centre + direction * _STEPS)
     if not found.any():
         return float(centre + direction * _STEPS[-1])
-    first = int(found.argmax())
-    kept, outside = (_STEPS[first - 1] if first else 0.0), _STEPS[first]
-    for _ in range(6):
-        between: Values = np.linspace(kept, outside, 17, dtype=np.float64)
-        first = int(excluded(centre + direction * between).argmax())
-        kept, outside = between[max(first - 1, 0)], between[first]
-    return float(centre + direction * outside)
+    steps = np.append(0.0, _STEPS)
+    first = int(found.argmax()) + 1
+    for _ in range(9):
+        steps = np.linspace(steps[first - 1], steps[first], 17)
+        found = excluded(centre + direction * steps[1:-1])
+        first = int(np.append(found, True).argmax()) + 1
+    return float(centre + direction * steps[first])
