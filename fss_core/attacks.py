@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -123,17 +123,24 @@ class _StartPerImage(TorchFunctionMode):
 
     def __init__(self, pixels: Tensor, seed: int) -> None:
         super().__init__()
-        self._generators = []
-        for image in pixels.detach().cpu():
+        self._pixels = pixels
+        self._seed = seed
+
+    @cached_property
+    def _generators(self) -> list[torch.Generator]:
+        """One an image, which the image seeds; an attack that draws nothing needs none."""
+        generators = []
+        for image in self._pixels.detach().cpu():
             identity = hashlib.sha256(
-                seed.to_bytes(8, "big", signed=True) + image.contiguous().numpy().tobytes()
+                self._seed.to_bytes(8, "big", signed=True) + image.contiguous().numpy().tobytes()
             ).digest()
-            self._generators.append(torch.Generator().manual_seed(int.from_bytes(identity[:8], "big") >> 1))
+            generators.append(torch.Generator().manual_seed(int.from_bytes(identity[:8], "big") >> 1))
+        return generators
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.Tensor.uniform_ and len(args[0]) == len(self._generators):
+        if func is torch.Tensor.uniform_ and len(args[0]) == len(self._pixels):
             start, bounds, named = args[0], args[1:], kwargs or {}
             rows = [torch.empty(start.shape[1:]).uniform_(*bounds, **named, generator=own) for own in self._generators]
             return start.copy_(torch.stack(rows))
