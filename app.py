@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pages.common import frame
+
+store = frame.begin("Explore")
+
+# The rest is imported while the browser draws the frame: the first view of a server waits for it.
 import streamlit as st
 
 from fss_core.explore import version_of
 from fss_core.specs import FssError, StoreError
 from fss_core.store import Store
-from pages.common import choices, explore, frame, links, progress, reading, sidebar
+from pages.common import choices, explore, links, progress, reading, sidebar
 
 PARAMS = choices.PARAMS | explore.PARAMS
 
@@ -46,7 +51,6 @@ def show(store: Store) -> None:
     explore.draw(store, picture, version, scores, chosen)
 
 
-store = frame.begin("Explore")
 links.seed(PARAMS)
 with frame.shown_errors():
     show(store)

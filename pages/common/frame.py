@@ -12,16 +12,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from fss_core.jobs import service
+from fss_core.computing import spare_memory
 from fss_core.specs import FssError, StoreError, cache_dir
-from fss_core.store import Store
-from fss_core.store.leases import store_errors
 from pages.common import links
+
+if TYPE_CHECKING:
+    from fss_core.store import Store
 
 VIEWS = (
     ("app.py", "Explore"),
@@ -71,9 +72,13 @@ _LINKED = re.compile(r"(:)(?=//)|(www)(?=\.)|((?<![/\w.+-])[\w.+-]+@)(?=[-\w]+\.
 
 log = logging.getLogger(__name__)
 
+spare_memory()  # once a process, before it has taken much
+
 
 def begin(title: str, *, sidebar: Literal["expanded", "collapsed"] = "expanded", navigation: bool = True) -> Store:
     """Set a page up, and see that what was asked for goes on, whoever asked for it.
+
+    What this module needs of the core is imported once the frame stands, which a browser draws meanwhile.
 
     Args:
         title: of the page.
@@ -93,6 +98,8 @@ def begin(title: str, *, sidebar: Literal["expanded", "collapsed"] = "expanded",
             with st.container(key="navigation"):
                 _navigate()
             st.session_state[_NAVIGATION] = st.container()
+    from fss_core.jobs import service
+
     store = _store()
     if store.problem:
         problem = store.problem[0].upper() + store.problem[1:]
@@ -132,12 +139,17 @@ def _navigate() -> None:
 
 @st.cache_resource
 def _open_store(directory: str) -> Store:
+    from fss_core.store import Store
+
     return Store()
 
 
 @st.cache_resource
 def _stand_in(problem: str) -> Store:
     """Make an empty store, for pages that show what needs none; nothing is measured into it."""
+    from fss_core.store import Store
+    from fss_core.store.leases import store_errors
+
     with store_errors(Path(tempfile.gettempdir())):
         directory = Path(tempfile.mkdtemp(prefix="fss-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
