@@ -150,6 +150,45 @@ def test_memory_that_is_given_back_is_used_again() -> None:
     assert page_faults("keep") < 8 < page_faults()
 
 
+_COUNT_HEAPS = """
+import ctypes, sys, threading
+from fss_core.computing import spare_memory
+if "spare" in sys.argv:
+    spare_memory()
+libc = ctypes.CDLL(None)
+libc.malloc_info.argtypes = [ctypes.c_int, ctypes.c_void_p]
+libc.fdopen.restype = ctypes.c_void_p
+libc.fflush.argtypes = [ctypes.c_void_p]
+together = threading.Barrier(4)
+
+def allocate():
+    taken = bytearray(1000)
+    together.wait()
+    together.wait()
+
+for _ in range(3):
+    threading.Thread(target=allocate).start()
+together.wait()
+stream = libc.fdopen(1, b"w")
+libc.malloc_info(0, stream)
+libc.fflush(stream)
+together.wait()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator has heaps of threads")
+def test_threads_share_one_heap_where_memory_is_spared() -> None:
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("MALLOC_")}
+
+    def num_heaps(*arguments: str, **settings: str) -> int:
+        command = [sys.executable, "-c", _COUNT_HEAPS, *arguments]
+        done = subprocess.run(command, env=environment | settings, capture_output=True, text=True, check=True)
+        return done.stdout.count("<heap nr=")
+
+    assert num_heaps("spare") == 1 < num_heaps()
+    assert num_heaps("spare", MALLOC_ARENA_MAX="3") > 1, "the user's own goes first"
+
+
 def test_processes_started_from_here_keep_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "")
     monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_")  # and is put back as it was

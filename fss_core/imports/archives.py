@@ -17,10 +17,10 @@ from fss_core.imports.bounds import Unfit, require
 
 def read_file(path: Path, most: int) -> bytes:
     """Read a plain file of at most so many bytes."""
-    mode = path.stat().st_mode
-    require(stat.S_ISREG(mode), f"{path.name} must be a file", stat.filemode(mode))
+    found = path.stat()
+    require(stat.S_ISREG(found.st_mode), f"{path.name} must be a file", stat.filemode(found.st_mode))
     with path.open("rb") as file:
-        content = file.read(most + 1)
+        content = file.read(min(found.st_size, most) + 1)  # room is made for as much as is asked for
     require(len(content) <= most, f"{path.name} must have at most {most:,} bytes", f"at least {len(content):,}")
     return content
 
