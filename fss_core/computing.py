@@ -9,7 +9,7 @@ import sys
 _SPIN_COUNT = "300"
 
 _KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": (-3, 1 << 30), "MALLOC_TRIM_THRESHOLD_": (-1, 1 << 30)}
-_SPARED_MEMORY = {"MALLOC_ARENA_MAX": (-8, 1), "MALLOC_MMAP_THRESHOLD_": (-3, 1 << 17)}
+_SPARED_MEMORY = {"MALLOC_ARENA_MAX": (-8, 1), "MALLOC_MMAP_THRESHOLD_": (-3, 1 << 15)}
 """glibc's settings: variable → number of the parameter in ``malloc.h``, and its value (but for the number, bytes)."""
 
 
