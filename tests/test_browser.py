@@ -580,10 +580,10 @@ def test_runs_are_listed_deleted_and_exchanged(measured: None, store: Store, loo
 
     view.page.get_by_role("link", name="Runs").click()
     run = view.page.locator(f".st-key-run_{REQUEST.key[:12]}")
-    assert "60 images, 5 thresholds" in run.inner_text()
+    run.get_by_text("60 images, 5 thresholds").wait_for()
     run.get_by_text("Log", exact=True).click()
     run.get_by_text("asked for", exact=False).nth(1).wait_for()
-    assert "starting the workers" in run.inner_text() or "done" in run.inner_text()
+    wait_for(lambda: re.search("starting the workers|done", run.inner_text()), 30, "the log is shown")
 
     run.get_by_role("button", name="Delete result").click()
     run.get_by_role("button", name="Yes, delete it").click()
