@@ -133,7 +133,9 @@ def measure(cache: Path, log: Path, repetitions: int) -> Iterator[Figure]:
                 view.press("Measure")
                 wait_for(lambda: view.offer.startswith("Measured"), 1800, "everything is measured")
         with _serving(cache, log, port=port):
-            yield _figure("first view, scripts downloaded", "s", [_first_view(visit(), VIEW, "heatmap")])
+            newcomer = visit()
+            yield _figure("first view, scripts downloaded", "s", [_first_view(newcomer, VIEW, "heatmap")])
+        newcomer.page.context.close()  # left open, it would be shown the view by each server that is started below, too
         # The same tab visits servers that were just started: its cache has the scripts, they have loaded nothing yet.
         view.page.goto("about:blank")
         started = []
