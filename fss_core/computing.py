@@ -47,9 +47,9 @@ def keep_memory() -> None:
 def spare_memory() -> None:
     """See that memory which is given back leaves this process, where the C library is glibc; others keep their way.
 
-    Every run of a page is a thread, and by default glibc gives each of the first sixteen a heap of its own, and finds
-    room in heaps for ever larger arrays, the more of them were given back. With one heap, and arrays outside it, the
-    page's process takes a tenth less after Epochs and Compare (``python -m benchmarks.dashboard``). glibc's own
+    Every run of a page is a thread, and by default glibc gives many threads a heap of their own, and finds room in
+    heaps for ever larger arrays, the more of them were given back. With one heap, and arrays outside it, the page's
+    process takes nearly a tenth less after Epochs and Compare (``python -m benchmarks.dashboard``). glibc's own
     variables, ``MALLOC_ARENA_MAX`` and ``MALLOC_MMAP_THRESHOLD_``, go first.
     """
     _set_by_glibc(_SPARED_MEMORY)
