@@ -96,7 +96,8 @@ def reuse_memory(built: fx.GraphModule) -> None:
     """Let activations and sums write over what they read, where that was made for them alone; gradients stay right.
 
     That is so of what a convolution, a product or a sum made, if nothing else reads it: their gradients do not look at
-    what they made. It saves four tenths of such an operation's time, which waits for memory.
+    what they made. SqueezeNet and ShuffleNet take 1.07 and 1.09 times as long without it, the ResNets as long as with
+    it: ``python -m benchmarks.ideas``.
 
     Args:
         built: modules in it have no hooks.

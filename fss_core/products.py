@@ -99,10 +99,10 @@ def as_product(conv: nn.Conv2d, input_shape: tuple[int, ...]) -> ProductConv | N
     """Make a convolution a matrix product, where that was faster on a CPU, on maps of this size.
 
     - of whole maps, where a map has fewer pixels than the kernel has taps, since most taps then read padding;
-    - of windows, where there are few: oneDNN is slow there, most of all with a stride. On two cores, 200 images, with
-      AVX2 and with AVX-512: 1 × 1, 1024 → 2048 channels, 2 × 2 to 1 pixel (ResNet-50 at 32 × 32) 36 → 8 and 34 → 8 ms;
-      3 × 3, 256 → 512, 4 × 4 to 2 × 2 (ResNet-18 at 64 × 64) 21 → 15 and 25 → 8 ms; 1 × 1, 116 → 116 on 2 × 2
-      (ShuffleNet) 0.34 → 0.24 and 0.34 → 0.15 ms.
+    - of windows, where there are few: oneDNN is slow there, most of all with a stride.
+
+    Without products the paper's networks take 1.4 (SqueezeNet) to 2.6 times (ResNet-50) as long on two cores with
+    AVX-512: ``python -m benchmarks.ideas``, which lists each convolution, too.
 
     Args:
         conv: any convolution.
