@@ -1,4 +1,4 @@
-"""How a process uses the machine: one that computes its cores, beside other programs; and its memory."""
+"""How a process uses the machine: its cores, beside other programs, and its memory."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def spare_memory() -> None:
     """See that memory which is given back leaves this process, where the C library is glibc; others keep their way.
 
     Every run of a page is a thread, and by default glibc gives many threads a heap of their own, and finds room in
-    heaps for ever larger arrays, the more of them were given back. With one heap, and arrays outside it, the page's
-    process takes nearly a tenth less after Epochs and Compare (``python -m benchmarks.dashboard``). glibc's own
-    variables, ``MALLOC_ARENA_MAX`` and ``MALLOC_MMAP_THRESHOLD_``, go first.
+    heaps for ever larger arrays, the more of them were given back. Here there is one heap, and arrays lie outside it;
+    ``python -m benchmarks.dashboard`` says how much the page's process takes. glibc's own variables,
+    ``MALLOC_ARENA_MAX`` and ``MALLOC_MMAP_THRESHOLD_``, go first.
     """
     _set_by_glibc(_SPARED_MEMORY)
 

@@ -172,8 +172,8 @@ class FastEngine:
         with torch.no_grad():
             expected: Tensor = model(sample.clone())
             self.num_classes = int(expected.shape[-1])
-            if hooked := next((name for name, module in model.named_modules() if _has_hooks(module)), None):
-                raise ValueError(f"{hooked or 'it'} has hooks, which a simplified graph might not run")
+            if hooked := [name or "the network" for name, module in model.named_modules() if _has_hooks(module)]:
+                raise ValueError(f"{hooked[0]} has hooks, which a simplified graph might not run")
             self._owner = {id(module.weight): name for name, module in filterable_modules(model).items()}
             self._root = trace(model)
             self._graph = self._root.graph

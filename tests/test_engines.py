@@ -488,6 +488,15 @@ def test_a_network_that_cannot_be_traced_is_measured_by_the_reference_engine_and
     assert expected.notes == ()
 
 
+@pytest.mark.parametrize("place", ["", "second", "norm"])
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"])
+def test_hooks_are_left_to_the_reference_engine(place: str, kind: str) -> None:
+    model = make_plain()
+    getattr(model.get_submodule(place), f"register_{kind}")(lambda *_: None)
+    with pytest.warns(UntraceableNetworkWarning, match=f"{place or 'the network'} has hooks"):
+        assert isinstance(make_engine("fast", model, IMAGE_SHAPE), ReferenceEngine)
+
+
 def test_the_reference_engine_never_traces() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

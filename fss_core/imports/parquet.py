@@ -156,8 +156,8 @@ def _thrift_integer(content: bytes, at: int) -> tuple[int, int]:
 def numbers(table: pa.Table, name: str) -> npt.NDArray[Any]:
     """A column of plain numbers, none of which is missing.
 
-    By nothing of pyarrow that imports pandas (``to_numpy``) or its own functions (``cast``): thirty to forty megabytes
-    in the page's process.
+    By nothing of pyarrow that imports pandas (``to_numpy``; thirty to forty megabytes in the page's process) or all
+    functions that pyarrow computes with (``cast``; seven).
     """
     column = table[name].combine_chunks()
     require(not column.null_count, f"{name} must have a number in every line", f"{column.null_count} without")
