@@ -167,8 +167,8 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def unsettle(model: nn.Module) -> nn.Module:
-    """Give a model a state of its own in every respect that ``snapshot`` looks at."""
+def unsettle(model: nn.Module, *, hooks: bool = True) -> nn.Module:
+    """Give a model a state of its own in every respect that ``snapshot`` looks at (hooks keep it from `fast`)."""
     model.train()
     for index, module in enumerate(model.modules()):
         module.training = index % 2 == 0
@@ -177,8 +177,9 @@ def unsettle(model: nn.Module) -> nn.Module:
     for index, parameter in enumerate(model.parameters()):
         parameter.requires_grad_(index % 3 != 0)
         parameter.grad = torch.full_like(parameter, 0.5) if index % 2 else None
-    model.register_forward_hook(_do_nothing)
-    next(iter(model.children())).register_forward_pre_hook(_do_nothing_before)
+    if hooks:
+        model.register_forward_hook(_do_nothing)
+        next(iter(model.children())).register_forward_pre_hook(_do_nothing_before)
     return model
 
 
