@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fss_core.graphs import Plan, tensor_shapes, trace
-from fss_core.models import FilterableModule, filterable_modules
+from fss_core.models import FilterableModule, filterable_modules, full_precision
 from fss_core.products import as_product
 from fss_core.specs import Engine as EngineName
 from fss_core.specs import NotFiniteError
@@ -55,7 +55,7 @@ class Engine(Protocol):
 
 
 def make_engine(name: EngineName, model: nn.Module, image_shape: tuple[int, ...], device: str = "cpu") -> Engine:
-    """Make an engine for a network; the network handed in is copied, never changed.
+    """Make an engine for a network, in float32; the network handed in is copied, never changed.
 
     Args:
         name: ``"fast"`` or ``"reference"``.
@@ -70,24 +70,24 @@ def make_engine(name: EngineName, model: nn.Module, image_shape: tuple[int, ...]
     Raises:
         NotFiniteError: the network gives no numbers for a grey ramp.
     """
-    model = copy.deepcopy(model).eval().requires_grad_(False).to(device)
-    sample = torch.linspace(0, 1, 2 * torch.Size(image_shape).numel(), device=device).reshape(2, *image_shape)
-    with torch.no_grad():
+    with full_precision(torch.device(device).type), torch.no_grad():
+        model = copy.deepcopy(model).eval().requires_grad_(False).to(device)
+        sample = torch.linspace(0, 1, 2 * torch.Size(image_shape).numel(), device=device).reshape(2, *image_shape)
         if not bool(torch.isfinite(model(sample.clone())).all()):
             raise NotFiniteError("the network's logits are NaN or infinite; look at its normalisation, or train again")
-    if name == "fast":
-        try:
-            return FastEngine(copy.deepcopy(model), sample)  # it rewrites what it is given, also when it fails
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            warnings.warn(
-                f"the network cannot be traced ({reason}); the reference engine measures it, which is slower",
-                UntraceableNetworkWarning,
-                stacklevel=2,
-            )
-    return ReferenceEngine(model, sample)
+        if name == "fast":
+            try:
+                return FastEngine(copy.deepcopy(model), sample)  # it rewrites what it is given, also when it fails
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                warnings.warn(
+                    f"the network cannot be traced ({reason}); the reference engine measures it, which is slower",
+                    UntraceableNetworkWarning,
+                    stacklevel=2,
+                )
+        return ReferenceEngine(model, sample)
 
 
 @contextmanager
@@ -146,6 +146,11 @@ class _PreparedWhole:
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters(), torch.zeros(())).device
+
+
+def _exact(values: Tensor) -> Tensor:
+    """In float64, on the CPU: some devices have none."""
+    return values.detach().cpu().double()
 
 
 def _has_hooks(module: nn.Module) -> bool:
@@ -217,15 +222,15 @@ class FastEngine:
             norm = self._module(following[0])
             if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or norm.running_var is None:
                 continue
-            scale = torch.rsqrt(norm.running_var.double() + norm.eps)
-            shift = -norm.running_mean.double() * scale
+            scale = torch.rsqrt(_exact(norm.running_var) + norm.eps)
+            shift = -_exact(norm.running_mean) * scale
             if norm.affine:
-                scale, shift = scale * norm.weight.double(), shift * norm.weight.double() + norm.bias.double()
+                scale, shift = scale * _exact(norm.weight), shift * _exact(norm.weight) + _exact(norm.bias)
             if conv.bias is not None:
-                shift = shift + conv.bias.double() * scale
-            self._scales[name] = scale.float().reshape(-1, 1, 1, 1)
+                shift = shift + _exact(conv.bias) * scale
+            self._scales[name] = scale.float().reshape(-1, 1, 1, 1).to(conv.weight.device)
             conv.weight.data = conv.weight.data * self._scales[name]
-            conv.bias = nn.Parameter(shift.float(), requires_grad=False)
+            conv.bias = nn.Parameter(shift.float().to(conv.weight.device), requires_grad=False)
             following[0].replace_all_uses_with(nodes[0])
             self._graph.erase_node(following[0])
 

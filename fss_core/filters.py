@@ -167,6 +167,7 @@ class LayerFilters:
         num_thresholds: A.
         name: the layer's name; with ``seed`` it decides the random control's draws.
         seed: of the random control.
+        device: where filtered weights are made.
 
     Raises:
         ValueError: fewer than 2 thresholds.
@@ -174,9 +175,11 @@ class LayerFilters:
     Source: METHOD, "Words".
     """
 
-    def __init__(self, weight: Tensor, live: Tensor, *, num_thresholds: int, name: str = "", seed: int = 0) -> None:
+    def __init__(
+        self, weight: Tensor, live: Tensor, *, num_thresholds: int, name: str = "", seed: int = 0, device: str = "cpu"
+    ) -> None:
         """Sort the weights once."""
-        self.weight = weight.detach()
+        self.weight = weight.detach().to(device)
         self.name = name
         self.seed = seed
         self.thresholds = layer_thresholds(weight, num_thresholds)
@@ -194,11 +197,11 @@ class LayerFilters:
         self.histogram_edges: npt.NDArray[np.float64] = edges.astype(np.float64)
 
     def _index(self, order: Tensor) -> tuple[Tensor, npt.NDArray[np.int64]]:
-        """For an order of the weights: each weight's rank in it, and how many live weights precede each rank."""
+        """For an order of the weights: each weight's rank in it, on the device; live weights that precede each rank."""
         ranks = torch.empty(self.num_weights, dtype=torch.int32)
         ranks[order] = torch.arange(self.num_weights, dtype=torch.int32)
         live_before = np.concatenate(([0], np.cumsum(self._live[order].numpy(), dtype=np.int64)))
-        return ranks, live_before
+        return ranks.to(self.weight.device), live_before
 
     def _order(self, order: int) -> tuple[Tensor, npt.NDArray[np.int64]]:
         if order not in self._orders:
@@ -243,7 +246,7 @@ class LayerFilters:
         return (removal.order, first, last)
 
     def apply(self, removal: Removal) -> Tensor:
-        """Return the filtered weights, a new tensor like ``weight``."""
+        """Return the filtered weights, a new tensor like ``weight`` on the device."""
         ranks, _ = self._order(removal.order)
         removed = (ranks >= removal.start) & (ranks < removal.stop)
         return self.weight.masked_fill(removed.view_as(self.weight), 0)

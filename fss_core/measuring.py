@@ -128,7 +128,12 @@ class Measurer:
         members = list(self.geometry.values()) if name == GLOBAL_LAYER else [self.geometry[name]]
         filters = {
             own.layer.name: LayerFilters(
-                own.weight, own.live, num_thresholds=self.spec.num_thresholds, name=own.layer.name, seed=self.spec.seed
+                own.weight,
+                own.live,
+                num_thresholds=self.spec.num_thresholds,
+                name=own.layer.name,
+                seed=self.spec.seed,
+                device=self.device,
             )
             for own in members
         }

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+on_every_device = pytest.mark.parametrize("device", ["cpu", *["cuda"] * torch.cuda.is_available()])
+"""Runs a test on the CPU, and on an NVIDIA GPU too where there is one."""
 
 IMAGE_SHAPE = (3, 8, 8)
 NUM_CLASSES = 5

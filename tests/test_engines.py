@@ -19,6 +19,7 @@ from networks import (
     make_images,
     make_lively,
     make_plain,
+    on_every_device,
     snapshot,
     unsettle,
 )
@@ -102,14 +103,17 @@ def make_network(name: str, classifier: str, pixels: Tensor) -> nn.Module:
     ("name", "layers", "classifier"),
     [pytest.param(*row, id=row[0], marks=[pytest.mark.slow] if row[0] == "resnet50" else []) for row in FOUR],
 )
+@on_every_device
 def test_fast_equals_reference_on_the_paper_s_networks(
-    name: str, layers: list[str], classifier: str, digits: tuple[Tensor, Tensor]
+    name: str, layers: list[str], classifier: str, digits: tuple[Tensor, Tensor], device: str
 ) -> None:
     pixels, labels = (tensor[:10] for tensor in digits)
     model = make_network(name, classifier, digits[0])
     adversarial = attack(model, pixels, labels, epsilon=EPSILON)
     fast, reference = (
-        measure_responses(model, pixels, labels, adversarial, layers=layers, num_thresholds=3, engine=engine)
+        measure_responses(
+            model, pixels, labels, adversarial, layers=layers, num_thresholds=3, engine=engine, device=device
+        )
         for engine in ("fast", "reference")
     )
     assert fast.notes == ()
@@ -134,13 +138,18 @@ def test_fast_equals_reference_on_every_layer(digits: tuple[Tensor, Tensor]) -> 
     assert sum(counts) <= len(counts) / 1000
 
 
-def test_fast_equals_reference_when_every_filtered_network_is_attacked(digits: tuple[Tensor, Tensor]) -> None:
+@on_every_device
+def test_fast_equals_reference_when_every_filtered_network_is_attacked(
+    digits: tuple[Tensor, Tensor], device: str
+) -> None:
     pixels, labels = (tensor[:12] for tensor in digits)
     model = make_network("shufflenet_v2_x1_0", "fc", digits[0])
     spec = AttackSpec(epsilon=EPSILON, mode="adaptive")
     layers = ["conv1.0", "stage3.0.branch2.3", "fc"]
     fast, reference = (
-        measure_responses(model, pixels, labels, attack=spec, layers=layers, num_thresholds=4, engine=engine)
+        measure_responses(
+            model, pixels, labels, attack=spec, layers=layers, num_thresholds=4, engine=engine, device=device
+        )
         for engine in ("fast", "reference")
     )
     counts = np.array(different_cells(fast, reference))
@@ -153,7 +162,8 @@ def test_fast_equals_reference_when_every_filtered_network_is_attacked(digits: t
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("scope", ["local", "global"])
-def test_fast_equals_reference_on_branches(seed: int, scope: str) -> None:
+@on_every_device
+def test_fast_equals_reference_on_branches(seed: int, scope: str, device: str) -> None:
     model, (pixels, labels) = make_branches(seed), make_images(30, seed=seed)
     adversarial = attack(model, pixels, labels, epsilon=EPSILON)
     filters = ("high_pass", "low_pass", "pulse", "random")
@@ -169,6 +179,7 @@ def test_fast_equals_reference_on_branches(seed: int, scope: str) -> None:
                 num_thresholds=9,
                 engine=engine,
                 scope=scope,  # type: ignore[arg-type]
+                device=device,
             )
             for engine in ("fast", "reference")
         )
@@ -178,10 +189,11 @@ def test_fast_equals_reference_on_branches(seed: int, scope: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["fast", "reference"])
-def test_an_engine_s_parts_agree_with_the_network(name: str) -> None:
+@on_every_device
+def test_an_engine_s_parts_agree_with_the_network(name: str, device: str) -> None:
     """Whatever layers are lent other weights, alone or together, prepared or as a whole network."""
     model, (pixels, _) = make_branches(), make_images(30)
-    engine = make_engine(name, model, IMAGE_SHAPE)  # type: ignore[arg-type]
+    engine = make_engine(name, model, IMAGE_SHAPE, device)  # type: ignore[arg-type]
     assert isinstance(engine, FastEngine if name == "fast" else ReferenceEngine)
     assert engine.num_classes == NUM_CLASSES
     layers = list(describe_layers(model, IMAGE_SHAPE))
@@ -193,10 +205,10 @@ def test_an_engine_s_parts_agree_with_the_network(name: str) -> None:
             for layer, weight in weights.items():
                 changed.get_parameter(f"{layer}.weight").copy_(weight)
             expected = changed(pixels)
-        prepared = engine.prepare(pixels, group)
+        prepared = engine.prepare(pixels.to(device), group)
         assert prepared.predict(weights).tolist() == expected.argmax(1).tolist(), group
         with engine.replaced(weights) as network, torch.no_grad():
-            torch.testing.assert_close(network(pixels), expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(network(pixels.to(device)).cpu(), expected, rtol=1e-4, atol=1e-4)
         unchanged = {layer: model.get_parameter(f"{layer}.weight").detach() for layer in group}
         assert prepared.predict(unchanged).tolist() == answers(model, pixels).tolist()
 
@@ -445,7 +457,8 @@ HARD = [
 
 @pytest.mark.parametrize("network", HARD)
 @pytest.mark.filterwarnings("ignore::fss_core.engines.UntraceableNetworkWarning")
-def test_fast_is_right_or_falls_back_on_networks_that_are_hard_to_follow(network: type[nn.Module]) -> None:
+@on_every_device
+def test_fast_is_right_or_falls_back_on_networks_that_are_hard_to_follow(network: type[nn.Module], device: str) -> None:
     """Against the network itself, with one layer's weights changed at a time by hand."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -453,7 +466,15 @@ def test_fast_is_right_or_falls_back_on_networks_that_are_hard_to_follow(network
     pixels, labels = make_images(30)
     before = pixels.clone()
     both = {
-        engine: measure_responses(model, pixels, labels, pixels, num_thresholds=5, engine=engine)  # type: ignore[arg-type]
+        engine: measure_responses(
+            model,
+            pixels,
+            labels,
+            pixels,
+            num_thresholds=5,
+            engine=engine,  # type: ignore[arg-type]
+            device=device,
+        )
         for engine in ("reference", "fast")
     }
     assert torch.equal(pixels, before)

@@ -16,16 +16,19 @@ from networks import (
     IMAGE_SHAPE,
     NUM_CLASSES,
     MeanBrightness,
+    Plain,
     make_branches,
     make_images,
     make_plain,
+    on_every_device,
     snapshot,
     unsettle,
 )
 from torch import Tensor, nn
 
 from fss_core import attacks, engines, measuring
-from fss_core.attacks import attack
+from fss_core.attacks import attack, run_attack
+from fss_core.engines import make_engine
 from fss_core.measuring import Measurer, measure_responses
 from fss_core.models import computing_in, describe_layers, full_precision
 from fss_core.responses import LayerResponse, Predictions, Responses
@@ -416,6 +419,48 @@ def test_clean_predictions_are_in_the_same_arithmetic_whatever_is_attacked(engin
         assert same.mean() > 0.95  # products of other shapes may add up in another order
         differ += int((short.predictions.clean != full.predictions.clean).sum())
     assert 0 < differ < 0.1 * sum(own.predictions.clean.size for own in exact.layers)
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "bf16"])
+@both_engines
+def test_engines_are_made_and_attacks_run_in_float32(
+    engine: Any, arithmetic: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where hardware has shorter floats, torch's convolutions use them unless told otherwise."""
+    seen: list[tuple[bool, bool, bool]] = []
+
+    class Watched(Plain):
+        def forward(self, pixels: Tensor) -> Tensor:
+            flags = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+            seen.append((*flags, torch.is_autocast_enabled("cpu")))
+            return super().forward(pixels)
+
+    model, (pixels, labels) = Watched(), make_images(6)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    make_engine(engine, model, IMAGE_SHAPE)
+    run_attack(model, pixels, labels, AttackSpec(epsilon=EPSILON))
+    assert set(seen) == {(False, False, False)}
+    measurer = Measurer(model, IMAGE_SHAPE, ResponseSpec(num_thresholds=2, engine=engine, arithmetic=arithmetic))
+    seen.clear()
+    measurer.unfiltered(pixels, pixels, None)
+    # The fast engine's graph looks at nothing when it runs.
+    assert set(seen) == ({(False, False, arithmetic == "bf16")} if engine == "reference" else set())
+    assert torch.backends.cudnn.allow_tf32
+
+
+@both_engines
+@on_every_device
+def test_devices_agree_and_shorter_arithmetic_decides_near_ties_only(engine: Any, device: str) -> None:
+    model, (pixels, labels) = make_plain(), make_images(40)
+    how: dict[str, Any] = {"num_thresholds": 5, "attack": ADAPTIVE}
+    exact = measure_responses(model, pixels, labels, **how, engine="reference")
+    for arithmetic, most in {"float32": 0.001, "bf16": 0.1, **({"tf32": 0.1} if device == "cuda" else {})}.items():
+        own = measure_responses(model, pixels, labels, **how, engine=engine, device=device, arithmetic=arithmetic)  # type: ignore[arg-type]
+        differ = [
+            (one.predictions.clean != other.predictions.clean).mean()
+            for one, other in zip(own.layers, exact.layers, strict=True)
+        ]
+        assert np.mean(differ) <= most, arithmetic
 
 
 def test_tf32_is_for_nvidia_gpus(images: tuple[Tensor, Tensor]) -> None:
