@@ -162,12 +162,12 @@ class LayerFilters:
     """All filters of one layer, at all thresholds.
 
     Args:
-        weight: the layer's raw weights, any shape, floating point, on the CPU; not modified.
+        weight: the layer's raw weights, any shape, floating point; not modified.
         live: bool, like ``weight``: False where a weight cannot change the output.
         num_thresholds: A.
         name: the layer's name; with ``seed`` it decides the random control's draws.
         seed: of the random control.
-        device: where filtered weights are made.
+        device: where weights are sorted and filtered.
 
     Raises:
         ValueError: fewer than 2 thresholds.
@@ -184,30 +184,31 @@ class LayerFilters:
         self.seed = seed
         self.thresholds = layer_thresholds(weight, num_thresholds)
         self.num_weights = weight.numel()
-        self._live = (live & (weight != 0)).flatten()
+        self._live = (live.to(device) & (self.weight != 0)).flatten()
         self.num_live = int(self._live.sum())
-        values, by_value = torch.sort(weight.detach().flatten().double(), stable=True)
+        values, by_value = torch.sort(self.weight.flatten(), stable=True)
         self._orders: dict[int, tuple[Tensor, npt.NDArray[np.int64]]] = {0: self._index(by_value)}
-        sorted_values = values.numpy()
+        sorted_values = values.cpu().double().numpy()
         self._not_above = np.searchsorted(sorted_values, self.thresholds, side="right")
         self._below = np.searchsorted(sorted_values, self.thresholds, side="left")
         self._pulse_starts = np.searchsorted(sorted_values, pulse_edges(self.thresholds), side="left")
-        counts, edges = np.histogram(sorted_values, bins=HISTOGRAM_BINS)
-        self.histogram: npt.NDArray[np.int64] = counts.astype(np.int64)
-        self.histogram_edges: npt.NDArray[np.float64] = edges.astype(np.float64)
+        self.histogram_edges: npt.NDArray[np.float64] = np.histogram_bin_edges(sorted_values, bins=HISTOGRAM_BINS)
+        starts = np.searchsorted(sorted_values, self.histogram_edges[:-1], side="left")
+        self.histogram: npt.NDArray[np.int64] = np.diff(starts, append=self.num_weights)
 
     def _index(self, order: Tensor) -> tuple[Tensor, npt.NDArray[np.int64]]:
         """For an order of the weights: each weight's rank in it, on the device; live weights that precede each rank."""
-        ranks = torch.empty(self.num_weights, dtype=torch.int32)
-        ranks[order] = torch.arange(self.num_weights, dtype=torch.int32)
-        live_before = np.concatenate(([0], np.cumsum(self._live[order].numpy(), dtype=np.int64)))
-        return ranks.to(self.weight.device), live_before
+        ranks = torch.empty_like(order, dtype=torch.int32)
+        ranks[order] = torch.arange(self.num_weights, dtype=torch.int32, device=order.device)
+        live_before = np.concatenate(([0], np.cumsum(self._live[order].cpu().numpy(), dtype=np.int64)))
+        return ranks, live_before
 
     def _order(self, order: int) -> tuple[Tensor, npt.NDArray[np.int64]]:
         if order not in self._orders:
             identity = hashlib.sha256(f"{self.seed}/{self.name}/{order}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(identity[:8], "big") >> 1)
-            self._orders[order] = self._index(torch.randperm(self.num_weights, generator=generator))
+            drawn = torch.randperm(self.num_weights, generator=generator)
+            self._orders[order] = self._index(drawn.to(self.weight.device))
         return self._orders[order]
 
     def removal(self, row: FilterRow, threshold_index: int) -> Removal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +26,17 @@ from networks import (
 )
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 from torchvision.models.shufflenetv2 import channel_shuffle
 
+from fss_core import engines
 from fss_core.attacks import attack
 from fss_core.data import load_dataset
 from fss_core.engines import FastEngine, ReferenceEngine, UntraceableNetworkWarning, make_engine
 from fss_core.measuring import measure_responses
 from fss_core.models import build_network, describe_layers
+from fss_core.recording import Run
 from fss_core.responses import Responses
 from fss_core.specs import AttackSpec
 
@@ -190,7 +195,7 @@ def test_fast_equals_reference_on_branches(seed: int, scope: str, device: str) -
 
 @pytest.mark.parametrize("name", ["fast", "reference"])
 @on_every_device
-def test_an_engine_s_parts_agree_with_the_network(name: str, device: str) -> None:
+def test_an_engine_s_parts_agree_with_the_network(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever layers are lent other weights, alone or together, prepared or as a whole network."""
     model, (pixels, _) = make_branches(), make_images(30)
     engine = make_engine(name, model, IMAGE_SHAPE, device)  # type: ignore[arg-type]
@@ -198,6 +203,7 @@ def test_an_engine_s_parts_agree_with_the_network(name: str, device: str) -> Non
     assert engine.num_classes == NUM_CLASSES
     layers = list(describe_layers(model, IMAGE_SHAPE))
     chosen = [[], *([layer] for layer in layers), *itertools.combinations(layers[::3], 2), layers]
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     for group in chosen:
         weights = {layer: model.get_parameter(f"{layer}.weight").detach() * -0.7 for layer in group}
         changed = make_branches()
@@ -258,6 +264,88 @@ def test_an_engine_leaves_the_model_as_it_was(name: str, make: Callable[[], nn.M
         {layer: torch.zeros(model.get_parameter(f"{layer}.weight").shape)}
     )
     assert snapshot(model) == before
+
+
+# Recording ------------------------------------------------------------------------------------------------
+
+
+class _Tape(TorchDispatchMode):
+    """A CUDA graph in Python: what is recorded is done again on the same tensors, whatever they hold by then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any]] = []
+        self.num_replayed = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.done.append((func, *tree_map_only(Tensor, Tensor.detach, (args, kwargs or {}, made))))
+        return made
+
+    def record(self, run: Run) -> Run:
+        with self:
+            result = run()
+        return lambda: self._replay(result)
+
+    def _replay(self, result: Tensor) -> Tensor:
+        self.num_replayed += 1
+        for func, args, kwargs, made in self.done:
+            for place, own in zip(_tensors(made), _tensors(func(*args, **kwargs)), strict=True):
+                if own.data_ptr() != place.data_ptr():
+                    place.copy_(own)
+        return result
+
+
+def _tensors(made: Any) -> list[Tensor]:
+    return [made] if isinstance(made, Tensor) else [own for own in made if isinstance(own, Tensor)]
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+@pytest.mark.parametrize("make", [make_branches, make_plain])
+def test_what_is_recorded_and_replayed_predicts_the_same(
+    make: Callable[[], nn.Module], scope: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, (pixels, labels) = make(), make_images(20)
+    how: dict[str, Any] = {"num_thresholds": 7, "scope": scope, "chunk_size": 8}
+    expected = measure_responses(model, pixels, labels, pixels.flip(0), **how)
+    tapes: list[_Tape] = []
+
+    def record(run: Run) -> Run:
+        tapes.append(_Tape())
+        return tapes[-1].record(run)
+
+    monkeypatch.setattr(engines, "recorder", lambda device: record)
+    got = measure_responses(model, pixels, labels, pixels.flip(0), **how)
+    assert sum(different_cells(got, expected)) == 0
+    assert num_distinct(expected) > 5
+    assert len(tapes) == 3 * len(expected.layers)  # one a chunk
+    assert sum(tape.num_replayed for tape in tapes) > 5 * len(tapes)
+
+
+def test_recording_holds_for_the_layers_it_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "recorder", lambda device: _Tape().record)
+    model, (pixels, _) = make_branches(), make_images(30)
+    prepared = make_engine("fast", model, IMAGE_SHAPE).prepare(pixels, ["stem", "grouped"])
+    raw = {name: model.get_parameter(f"{name}.weight").detach() for name in ("stem", "grouped")}
+    others = {name: -weight for name, weight in raw.items()}
+    got = [prepared.predict(weights) for weights in (raw, others, raw, {"stem": raw["stem"]}, others)]
+    first = got[1].clone()
+    assert got[0].tolist() == got[2].tolist() == got[3].tolist() == answers(model, pixels).tolist()
+    assert got[1].tolist() == got[4].tolist() == first.tolist() != got[0].tolist()
+
+
+def test_what_cannot_be_recorded_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Run] = []
+
+    def refuse(run: Run) -> Run:
+        asked.append(run)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    model, (pixels, labels) = make_branches(), make_images(20)
+    expected = measure_responses(model, pixels, labels, pixels, num_thresholds=5)
+    monkeypatch.setattr(engines, "recorder", lambda device: refuse)
+    assert sum(different_cells(measure_responses(model, pixels, labels, pixels, num_thresholds=5), expected)) == 0
+    assert len(asked) == 1
 
 
 # Networks that are hard to follow -------------------------------------------------------------------------
