@@ -13,10 +13,11 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 Values = npt.NDArray[np.float64]
 
@@ -89,7 +90,7 @@ def wilson_interval(num_right: int, num_images: int, level: float = 0.95) -> tup
     >>> [round(end, 4) for end in wilson_interval(50, 100)]
     [0.4038, 0.5962]
     """
-    squared = float(special.ndtri((1 + level) / 2)) ** 2
+    squared = NormalDist().inv_cdf((1 + level) / 2) ** 2
     share = num_right / num_images
     centre = share + squared / (2 * num_images)
     half = math.sqrt(squared * (share * (1 - share) + squared / (4 * num_images)) / num_images)
@@ -126,8 +127,45 @@ def linear_interval(score: float, influence: Values, level: float, num_contribut
     Returns:
         Its ends.
     """
-    half = float(special.stdtrit(max(num_contributing - 1, 1), (1 + level) / 2)) * standard_error(influence)
+    half = student_half_width(level, max(num_contributing - 1, 1)) * standard_error(influence)
     return score - half, score + half
+
+
+@lru_cache(maxsize=1024)
+def student_half_width(level: float, degrees: int) -> float:
+    """Compute how many standard errors lie on either side of an estimate, by Student's t.
+
+    That is t with P(|T| ≤ t) = level, by Newton's steps from below: in θ = arctan(t / √ν) the probability is a finite
+    sum, and its slope falls. scipy has the same, but a page that imports it opens a fifth of a second later.
+
+    Args:
+        level: of the two-sided interval, between 0 and 1.
+        degrees: ν of freedom, at least 1.
+
+    Returns:
+        t, to 10 digits.
+
+    Source: Abramowitz and Stegun 1964, 26.7.3 and 26.7.4.
+
+    >>> round(student_half_width(0.95, 9), 4)
+    2.2622
+    """
+    angle = math.atan(NormalDist().inv_cdf((1 + level) / 2) / math.sqrt(degrees))
+    steps = np.arange(1 + degrees % 2, degrees - 1, 2)
+    ratios = steps / (steps + 1)
+    slope = 2 * math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(math.pi)
+    for _ in range(100):
+        sine, cosine = math.sin(angle), math.cos(angle)
+        terms = 1 + float(np.cumprod(ratios * cosine**2).sum())
+        if degrees % 2 == 0:
+            inside = sine * terms
+        else:
+            inside = 2 / math.pi * (angle + (sine * cosine * terms if degrees > 1 else 0.0))
+        step = (level - inside) / (slope * cosine ** (degrees - 1))
+        angle += step
+        if abs(step) <= 1e-14 * angle:
+            break
+    return math.sqrt(degrees) * math.tan(angle)
 
 
 def num_contributing(q: Values, z: Values, changed: npt.NDArray[np.bool_]) -> int:

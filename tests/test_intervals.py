@@ -20,6 +20,7 @@ from fss_core.intervals import (
     linear_interval,
     num_contributing,
     standard_error,
+    student_half_width,
     wilson_interval,
 )
 
@@ -67,6 +68,20 @@ def test_influence_is_the_change_of_the_score_when_an_image_weighs_more(estimand
         moved = estimand.estimate(np.array([heavier @ q]), np.array([heavier @ z]))
         slope = (moved - estimand.estimate(q, z)) / weight
         assert estimand.influence(q, z)[image] == pytest.approx(slope, abs=1e-5)
+
+
+@pytest.mark.parametrize("degrees", [*range(1, 40), 99, 100, 299, 999, 1000, 9_999, 60_000])
+def test_student_s_t_is_scipy_s(degrees: int) -> None:
+    for level in (1e-6, 0.5, 0.8, 0.9, 0.95, 0.99, 1 - 0.05 / 57, 1 - 0.05 / 684, 1 - 1e-6, 1 - 1e-9):
+        expected = stats.t.ppf((1 + level) / 2, degrees)
+        assert student_half_width(level, degrees) == pytest.approx(expected, rel=1e-10 if level < 0.999999 else 1e-7)
+
+
+@given(level=st.floats(0.001, 0.9999), degrees=st.integers(1, 2000))
+def test_student_s_t_holds_its_level(level: float, degrees: int) -> None:
+    half = student_half_width(level, degrees)
+    assert 1 - 2 * stats.t.sf(half, degrees) == pytest.approx(level, abs=1e-12)
+    assert student_half_width(level, degrees + 1) < half
 
 
 def test_standard_error_of_a_mean_is_the_textbooks() -> None:

@@ -44,13 +44,13 @@ def test_help_and_wrong_usage_load_nothing_heavy(arguments: list[str]) -> None:
 
 def test_the_page_can_look_results_up_without_torch() -> None:
     modules = "flow, store, scores, reports, checkpoints, data, archive, exports"
-    assert set(modules_after(f"from fss_core import {modules}")) <= {"numpy", "scipy"}
+    assert set(modules_after(f"from fss_core import {modules}")) <= {"numpy"}
 
 
 def test_the_page_can_import_its_own_modules_without_torch() -> None:
     modules = "explore, figures, imports, results, summaries"
     found = modules_after(f"from fss_core import {modules}\nfrom fss_core.jobs import service, rates")
-    assert set(found) <= {"numpy", "scipy", "pandas", "pyarrow"}
+    assert set(found) <= {"numpy", "pandas", "pyarrow"}
 
 
 @pytest.mark.parametrize("name", fss_core.__all__)

@@ -6,12 +6,12 @@ that checkpoint only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from scipy import special
 
 from fss_core.intervals import (
     FEWEST_CONTRIBUTING,
@@ -20,6 +20,7 @@ from fss_core.intervals import (
     betting_interval,
     linear_interval,
     num_contributing,
+    student_half_width,
 )
 from fss_core.retraining.results import HEADLINE, JUDGED, Judged, Judgement, Retraining
 from fss_core.retraining.rules import RULES, Selection
@@ -295,7 +296,7 @@ def estimate_mean(right: Values, other: Values | None, level: float) -> Estimate
     value, num_seeds = float(means.mean()), len(means)
     dots = tuple(float(mean) for mean in means)
     if num_seeds > 1 and np.ptp(means) > 1e-12:
-        half = special.stdtrit(num_seeds - 1, (1 + level) / 2) * means.std(ddof=1) / np.sqrt(num_seeds)
+        half = student_half_width(level, num_seeds - 1) * float(means.std(ddof=1)) / math.sqrt(num_seeds)
         return Estimate(value=value, low=value - half, high=value + half, basis="seeds", seed_values=dots)
     q, z = right.mean(axis=0), minus.mean(axis=0)
     estimand = Estimand(chance=0.0, reference=0.0 if other is None else 1.0, ratio=False)
