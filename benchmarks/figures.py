@@ -16,7 +16,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from fss_core import figures, summaries
+from fss_core import summaries
+from fss_core.figures.curves import histogram_figure, response_figure
+from fss_core.figures.grids import score_heatmap
 from fss_core.imports import Entry, published, read_export
 from fss_core.scores import score_responses
 
@@ -50,9 +52,9 @@ def _figures() -> dict[str, Callable[[], go.Figure]]:
     removed = summaries.removed_weights(facts, responses.rows, "high_pass", 3)
     grid = summaries.score_grid([scores], layers, spec=scores.spec, responses=[responses])
     return {
-        "heatmap of scores": lambda: figures.score_heatmap(grid),
-        "response curves": lambda: figures.response_figure(curves, threshold_index=3),
-        "histogram of weights": lambda: figures.histogram_figure(facts, removed),
+        "heatmap of scores": lambda: score_heatmap(grid),
+        "response curves": lambda: response_figure(curves, threshold_index=3),
+        "histogram of weights": lambda: histogram_figure(facts, removed),
     }
 
 

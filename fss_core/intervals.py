@@ -143,7 +143,7 @@ def student_half_width(level: float, degrees: int) -> float:
         degrees: ν of freedom, at least 1.
 
     Returns:
-        t, to 10 digits.
+        t, to 9 digits; to 7 beyond a level of 0.9999.
 
     Source: Abramowitz and Stegun 1964, 26.7.3 and 26.7.4.
 

@@ -11,8 +11,15 @@ import pytest
 from test_figures import EVIL, click_targets, letters_by_place, sent, strokes, texts, traces
 from test_invariance import compare, exact, noisy
 
-from fss_core import figures
+from fss_core.figures.agreement import (
+    agreement_heatmap,
+    agreement_heatmap_alt,
+    place_of_point,
+    tau_matrix,
+    tau_matrix_alt,
+)
 from fss_core.figures.style import DARK, LIGHT
+from fss_core.figures.trajectories import profile_alt, profile_figure, trajectories_figure
 from fss_core.invariance import Invariance, tabulate_scores
 from fss_core.invariance.grids import AgreementGrid, cell_words, comparison_grid, epochs_grid
 from fss_core.invariance.groups import entries_by_row
@@ -57,12 +64,12 @@ def make_grid(columns: dict[str, Responses | None]) -> AgreementGrid:
 def test_every_cell_has_its_colour_and_its_letter_to_click() -> None:
     columns = epochs() | {"40": None}
     found, grid = compared(columns), make_grid(columns)
-    figure = figures.agreement_heatmap(grid)
+    figure = agreement_heatmap(grid)
     letters, targets = letters_by_place(figure), click_targets(figure)
     by_row = entries_by_row(found.table)
     assert len(targets) == 6 * 4
     for place in targets:
-        row, column = figures.place_of_point(place, grid)
+        row, column = place_of_point(place, grid)
         if grid.columns[column].label == "40":
             assert letters[place] == "…"
         else:
@@ -83,11 +90,11 @@ def test_beside_each_row_stands_whether_its_call_stays() -> None:
     }
     grid = make_grid(columns)
     assert grid.marks == ("●", "33%", "33%")
-    figure = figures.agreement_heatmap(grid)
+    figure = agreement_heatmap(grid)
     shown = [text for trace in traces(figure, "scatter") if trace.mode == "text" for text in trace.text]
     assert shown.count("33%") == 2
-    assert "the call stays in 1." in figures.agreement_heatmap_alt(grid)
-    assert "0: 1 fragile, 2 robust" in figures.agreement_heatmap_alt(grid)
+    assert "the call stays in 1." in agreement_heatmap_alt(grid)
+    assert "0: 1 fragile, 2 robust" in agreement_heatmap_alt(grid)
 
 
 def test_filters_stand_side_by_side_with_one_colour_scale() -> None:
@@ -103,7 +110,7 @@ def test_filters_stand_side_by_side_with_one_colour_scale() -> None:
         for column, own in enumerate(grid.columns):
             entry = next(one for one in tables[own.filter].entries if (one.row, one.column) == (name, own.label))
             assert grid.cells[row][column].numbers == (entry.score, entry.low, entry.high)
-    figure = figures.agreement_heatmap(grid)
+    figure = agreement_heatmap(grid)
     [cells] = traces(figure, "heatmap")
     assert cells.zmax == -cells.zmin >= np.nanmax(np.abs(cells.z)) - 1e-6
     headings = [own.text for own in figure.layout.annotations]
@@ -115,19 +122,19 @@ def test_too_many_cells_are_refused() -> None:
     grid = make_grid(epochs())
     many = replace(grid, rows=grid.rows * 60, cells=grid.cells * 60)
     with pytest.raises(ValueError, match="at most 1000 cells, got 360 × 3; choose fewer columns"):
-        figures.agreement_heatmap(many)
+        agreement_heatmap(many)
     with pytest.raises(ValueError, match=r"no cell at \(60, 0\) in a grid of 6 × 3"):
-        figures.place_of_point((60, 0), grid)
+        place_of_point((60, 0), grid)
 
 
 def test_names_of_strangers_do_not_become_markup() -> None:
     columns: dict[str, Responses | None] = {str(index): noisy(index, 2, names=[EVIL, "fine"]) for index in range(2)}
     found, grid = compared(columns), make_grid(columns)
     made = [
-        figures.agreement_heatmap(grid),
-        figures.tau_matrix(found, {"0": EVIL, "1": "fine"}),
-        figures.trajectories_figure(found, [EVIL]),
-        figures.profile_figure(found, "0"),
+        agreement_heatmap(grid),
+        tau_matrix(found, {"0": EVIL, "1": "fine"}),
+        trajectories_figure(found, [EVIL]),
+        profile_figure(found, "0"),
     ]
     for figure in made:
         for text in texts(sent(figure)):
@@ -141,7 +148,7 @@ def test_names_of_strangers_do_not_become_markup() -> None:
 @pytest.mark.parametrize(("number_of_epochs", "dash"), [(3, " – "), (4, " –<br>")])
 def test_the_matrix_has_tau_its_interval_and_the_ceilings(number_of_epochs: int, dash: str) -> None:
     found = compared(epochs(number_of_epochs))
-    figure = figures.tau_matrix(found, {own.label: f"epoch {own.label}" for own in found.table.columns})
+    figure = tau_matrix(found, {own.label: f"epoch {own.label}" for own in found.table.columns})
     [cells] = traces(figure, "heatmap")
     for index, column in enumerate(found.table.columns):
         assert cells.z[index][index] == pytest.approx(column.ceiling.value, abs=1e-6)
@@ -153,14 +160,14 @@ def test_the_matrix_has_tau_its_interval_and_the_ceilings(number_of_epochs: int,
         assert letters[i, j] == f"{number(tau.value)}<br>{number(tau.low)}{dash}{number(tau.high)}"
         assert tau.null is not None
         assert f"[{number(tau.null.low)}, {number(tau.null.high)}]" in cells.text[i][j]
-        assert f"epoch {pair.first} and epoch {pair.second}: {number(tau.value)}" in figures.tau_matrix_alt(
+        assert f"epoch {pair.first} and epoch {pair.second}: {number(tau.value)}" in tau_matrix_alt(
             found, {own.label: f"epoch {own.label}" for own in found.table.columns}
         )
 
 
 def test_what_cannot_be_ranked_is_a_dash_with_its_reason() -> None:
     found = compared({"0": exact([0.5, 0.5]), "1": exact([0.5, 0.4])})
-    figure = figures.tau_matrix(found, {"0": "zero", "1": "one"})
+    figure = tau_matrix(found, {"0": "zero", "1": "one"})
     [cells] = traces(figure, "heatmap")
     assert np.isnan(cells.z[0][1])
     assert "tied: epoch 0: all 2 layers have the same score" in cells.text[0][1]
@@ -174,7 +181,7 @@ def test_what_cannot_be_ranked_is_a_dash_with_its_reason() -> None:
 def test_trajectories_are_the_scores_with_their_intervals() -> None:
     found = compared(epochs())
     names = ["layer1", "layer4"]
-    figure = figures.trajectories_figure(found, names)
+    figure = trajectories_figure(found, names)
     lines = {trace.name: trace for trace in figure.data if trace.mode == "lines+markers"}
     assert list(lines) == names
     for name, line in lines.items():
@@ -185,7 +192,7 @@ def test_trajectories_are_the_scores_with_their_intervals() -> None:
     styles = {(line.line.color, line.line.dash, line.marker.symbol) for line in lines.values()}
     assert len(styles) == 2
     with pytest.raises(ValueError, match="at most 8 layers can be told apart, got 9"):
-        figures.trajectories_figure(found, ["layer1"] * 9)
+        trajectories_figure(found, ["layer1"] * 9)
 
 
 def test_a_trajectory_has_a_gap_where_there_is_no_score() -> None:
@@ -193,7 +200,7 @@ def test_a_trajectory_has_a_gap_where_there_is_no_score() -> None:
     assert columns["10"] is not None
     columns["10"] = noisy(1, 6, changes=[False] + [True] * 5)
     found = compared(columns)
-    figure = figures.trajectories_figure(found, ["layer0"])
+    figure = trajectories_figure(found, ["layer0"])
     [line] = [trace for trace in figure.data if trace.mode == "lines+markers"]
     assert np.isnan(line.y[1])
     assert not line.connectgaps
@@ -204,7 +211,7 @@ def test_a_trajectory_has_a_gap_where_there_is_no_score() -> None:
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_profile_has_the_same_axes_at_every_epoch(dark: bool) -> None:
     found = compared(epochs())
-    made = {label: figures.profile_figure(found, label, dark=dark) for label in ("0", "10", "20")}
+    made = {label: profile_figure(found, label, dark=dark) for label in ("0", "10", "20")}
     assert len({tuple(figure.layout.yaxis.range) for figure in made.values()}) == 1
     colours = DARK if dark else LIGHT
     for label, figure in made.items():
@@ -216,5 +223,5 @@ def test_the_profile_has_the_same_axes_at_every_epoch(dark: bool) -> None:
         decided = [symbol == "circle" for symbol in own.marker.symbol]
         assert decided == [one.certainty == "decided" for one in entries]
         lowest = min(entries, key=lambda one: one.score or 0.0)
-        assert f"at epoch {label}" in figures.profile_alt(found, label)
-        assert f"lowest {signed(lowest.score, 2)} in {lowest.row}" in figures.profile_alt(found, label)
+        assert f"at epoch {label}" in profile_alt(found, label)
+        assert f"lowest {signed(lowest.score, 2)} in {lowest.row}" in profile_alt(found, label)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import pkgutil
 import re
 import subprocess
 import sys
@@ -18,8 +19,12 @@ from PIL import Image
 from test_scores import make_responses, random_responses
 
 from fss_core import figures
+from fss_core.figures.curves import histogram_alt, histogram_figure, response_alt, response_figure
+from fss_core.figures.grids import CLICK_CONFIG, cell_of_point, score_heatmap, score_heatmap_alt
 from fss_core.figures.heat import readable
-from fss_core.figures.style import DARK, LIGHT, shorten
+from fss_core.figures.images import images_alt, images_figure
+from fss_core.figures.maps import threshold_heatmap, threshold_heatmap_alt
+from fss_core.figures.style import DARK, LIGHT, shorten, standalone_html
 from fss_core.numerals import signed
 from fss_core.responses import LayerFacts, Responses
 from fss_core.scores import score_responses
@@ -122,13 +127,13 @@ def strokes(figure: Any) -> list[str]:
 @pytest.mark.parametrize("extra", [(), ("later", GLOBAL_LAYER)])
 def test_every_cell_has_its_colour_and_its_letter_to_click(extra: tuple[str, ...]) -> None:
     grid = make_grid(extra=extra)
-    figure = figures.score_heatmap(grid)
+    figure = score_heatmap(grid)
     (heatmap,) = traces(figure, "heatmap")
     edges_x, edges_y = np.asarray(heatmap.x), np.asarray(heatmap.y)
     letters, targets = letters_by_place(figure), click_targets(figure)
     assert len(letters) == len(targets) == len(grid.layers) * len(grid.columns)
     for place in targets:
-        layer, kind, name = figures.cell_of_point(place, grid)
+        layer, kind, name = cell_of_point(place, grid)
         row, column = grid.layers.index(layer), grid.columns.index((kind, name))
         cell = grid.cells[row][column]
         assert letters[place] == (letter(cell.score) if cell.score else "…")
@@ -144,7 +149,7 @@ def test_every_cell_has_its_colour_and_its_letter_to_click(extra: tuple[str, ...
 
 
 def test_kinds_and_the_whole_network_stand_apart() -> None:
-    figure = figures.score_heatmap(make_grid(extra=(GLOBAL_LAYER,)))
+    figure = score_heatmap(make_grid(extra=(GLOBAL_LAYER,)))
     (heatmap,) = traces(figure, "heatmap")
     empty = np.isnan(heatmap.z)
     assert np.flatnonzero(empty.all(axis=0)).tolist() == [4, 9]
@@ -162,7 +167,7 @@ def test_kinds_and_the_whole_network_stand_apart() -> None:
 
 def test_the_scale_is_symmetric_and_reaches_every_score() -> None:
     grid = make_grid()
-    (heatmap,) = traces(figures.score_heatmap(grid), "heatmap")
+    (heatmap,) = traces(score_heatmap(grid), "heatmap")
     assert heatmap.zmax == -heatmap.zmin
     assert np.abs(grid.values).max() <= heatmap.zmax <= np.abs(grid.values).max() + 0.05
     assert heatmap.colorscale[2][0] == 0.5
@@ -172,11 +177,11 @@ def test_the_scale_is_symmetric_and_reaches_every_score() -> None:
 
 def test_leaning_cells_alone_are_hatched() -> None:
     grid = make_grid()
-    figure = figures.score_heatmap(grid)
+    figure = score_heatmap(grid)
     leaning = {
         place
         for place in click_targets(figure)
-        for layer, *column in [figures.cell_of_point(place, grid)]
+        for layer, *column in [cell_of_point(place, grid)]
         if grid.cells[grid.layers.index(layer)][grid.columns.index(tuple(column))].is_leaning
     }
     assert 0 < len(leaning) < 48
@@ -189,7 +194,7 @@ def test_leaning_cells_alone_are_hatched() -> None:
 
 
 def test_clicks_are_set_up_as_they_were_found_to_work() -> None:
-    figure = figures.score_heatmap(make_grid(extra=("later",)))
+    figure = score_heatmap(make_grid(extra=("later",)))
     assert (figure.layout.hovermode, figure.layout.hoverdistance) == ("closest", -1)
     for axis in (figure.layout.xaxis, figure.layout.yaxis):
         assert axis.fixedrange
@@ -203,43 +208,43 @@ def test_clicks_are_set_up_as_they_were_found_to_work() -> None:
         else:
             assert trace.hoverinfo == "skip"
             assert trace.name is None
-    assert figures.CLICK_CONFIG == {"displayModeBar": False, "doubleClick": False, "doubleClickDelay": 1}
+    assert CLICK_CONFIG == {"displayModeBar": False, "doubleClick": False, "doubleClickDelay": 1}
 
 
 def test_the_chosen_cell_is_framed() -> None:
     grid = make_grid()
-    before = len(figures.score_heatmap(grid).layout.shapes)
-    figure = figures.score_heatmap(grid, selected=("layer2", "adversarial", "low_pass"))
+    before = len(score_heatmap(grid).layout.shapes)
+    figure = score_heatmap(grid, selected=("layer2", "adversarial", "low_pass"))
     frame = figure.layout.shapes[-1]
     x, y = (frame.x0 + frame.x1) / 2, (frame.y0 + frame.y1) / 2
-    assert figures.cell_of_point((x, y), grid) == ("layer2", "adversarial", "low_pass")
+    assert cell_of_point((x, y), grid) == ("layer2", "adversarial", "low_pass")
     assert (frame.x0, frame.x1, frame.y0, frame.y1) == (x - 10, x + 10, y - 10, y + 10)
     assert len(figure.layout.shapes) == before + 1
-    assert len(figures.score_heatmap(grid, selected=("gone", "clean", "pulse")).layout.shapes) == before
+    assert len(score_heatmap(grid, selected=("gone", "clean", "pulse")).layout.shapes) == before
 
 
 def test_a_cell_that_is_not_there_is_refused() -> None:
     grid = make_grid()
-    assert figures.cell_of_point((11 * 20 + 2 * 7, 60), grid) == ("layer3", "difference", "mean")
+    assert cell_of_point((11 * 20 + 2 * 7, 60), grid) == ("layer3", "difference", "mean")
     for place in ((-20, 0), (0, 80), (87, 1), (80, 0)):
         with pytest.raises(ValueError, match="no cell"):
-            figures.cell_of_point(place, grid)
+            cell_of_point(place, grid)
 
 
 def test_too_many_cells_to_click_are_refused_with_the_remedy() -> None:
     grid = score_grid([], [f"layer{index}" for index in range(84)], spec=ScoreSpec())
     with pytest.raises(ValueError, match=r"1000 cells, got 84 × 12; give score_grid fewer layers"):
-        figures.score_heatmap(grid)
+        score_heatmap(grid)
 
 
 def test_rows_are_17_pixels_high() -> None:
-    heights = [figures.score_heatmap(make_grid(number)).layout.height for number in (1, 2, 10)]
+    heights = [score_heatmap(make_grid(number)).layout.height for number in (1, 2, 10)]
     assert heights[1] - heights[0] == 17
     assert heights[2] - heights[0] == 9 * 17
 
 
 def test_a_large_grid_is_small() -> None:
-    figure = figures.score_heatmap(make_grid(57))
+    figure = score_heatmap(make_grid(57))
     assert len(figure.to_json(validate=False)) < 90_000
 
 
@@ -277,11 +282,11 @@ def every_figure(responses: Responses, facts: LayerFacts, dark: bool) -> dict[st
     grid = score_grid([found], [*names, "later"], spec=found.spec, responses=[responses])
     mapped = threshold_map(responses, "pulse", "difference", ScoreSpec(), [*names, "later"])
     return {
-        "grid": figures.score_heatmap(grid, dark=dark, selected=(names[0], "clean", "mean")),
-        "map": figures.threshold_heatmap(mapped, dark=dark, threshold_index=2),
-        "curves": figures.response_figure(curves, band, dark=dark, threshold_index=2),
-        "histogram": figures.histogram_figure(facts, removed, dark=dark),
-        "images": figures.images_figure(pixels, pixels, [EVIL] * 5, dark=dark),
+        "grid": score_heatmap(grid, dark=dark, selected=(names[0], "clean", "mean")),
+        "map": threshold_heatmap(mapped, dark=dark, threshold_index=2),
+        "curves": response_figure(curves, band, dark=dark, threshold_index=2),
+        "histogram": histogram_figure(facts, removed, dark=dark),
+        "images": images_figure(pixels, pixels, [EVIL] * 5, dark=dark),
     }
 
 
@@ -309,19 +314,19 @@ def test_names_of_strangers_do_no_harm(responses: Responses, facts: LayerFacts) 
         for text in texts(sent(figure)):
             assert "<b onclick" not in text
             assert "</script" not in text
-    page = figures.standalone_html(every_figure(evil, facts, False)["map"], EVIL)
+    page = standalone_html(every_figure(evil, facts, False)["map"], EVIL)
     assert "<b onclick" not in page
     assert "<title>&lt;b onclick=alert(1)&gt;%{x}&lt;/b&gt;&lt;/script&gt;</title>" in page
 
 
 def test_a_page_of_its_own_needs_no_network(responses: Responses, facts: LayerFacts) -> None:
     figure = every_figure(responses, facts, True)["curves"]
-    page = figures.standalone_html(figure, "Response", dark=True)
+    page = standalone_html(figure, "Response", dark=True)
     assert page.startswith("<!DOCTYPE html>")
     assert len(page) > 1_000_000
     assert "<script src=" not in page
     assert f"background:{DARK.ground}" in page
-    assert f"background:{LIGHT.ground}" in figures.standalone_html(figure, "Response")
+    assert f"background:{LIGHT.ground}" in standalone_html(figure, "Response")
     assert "Plotly.downloadImage(plot" in page
 
 
@@ -339,7 +344,7 @@ def test_a_threshold_heatmap_shows_the_integrand(responses: Responses) -> None:
     changes[2, :2] = False
     layers = tuple(replace(layer, facts=replace(layer.facts, changes=changes)) for layer in responses.layers)
     found = threshold_map(replace(responses, layers=layers), "pulse", "adversarial", ScoreSpec(), ["new", "layer0"])
-    figure = figures.threshold_heatmap(found, threshold_index=3)
+    figure = threshold_heatmap(found, threshold_index=3)
     (heatmap,) = traces(figure, "heatmap")
     np.testing.assert_array_equal(heatmap.z, found.values.astype(np.float32))
     assert "t = 0.500, threshold 0" in heatmap.text[1][3]
@@ -358,9 +363,9 @@ def test_a_threshold_heatmap_shows_the_integrand(responses: Responses) -> None:
 def test_a_map_of_a_network_at_chance_gives_the_reason() -> None:
     wrong = np.zeros((1, 3, 3, 40), dtype=bool)
     found = threshold_map(make_responses(wrong, wrong, wrong[0, :2, 0]), "pulse", "clean", ScoreSpec())
-    notes = [note.text for note in figures.threshold_heatmap(found).layout.annotations]
+    notes = [note.text for note in threshold_heatmap(found).layout.annotations]
     assert any("only 0 clean images are right" in note for note in notes)
-    assert "only 0 clean images" in figures.threshold_heatmap_alt(found)
+    assert "only 0 clean images" in threshold_heatmap_alt(found)
 
 
 # Curves and histogram -------------------------------------------------------------------------------------
@@ -370,7 +375,7 @@ def test_curves_are_drawn_as_computed(responses: Responses) -> None:
     curves = response_curves(responses, "layer0", "low_pass", ScoreSpec(reference="retained"))
     band = control_band(responses, "layer0")
     assert band is not None
-    figure = figures.response_figure(curves, band, threshold_index=4)
+    figure = response_figure(curves, band, threshold_index=4)
     by_name = {trace.name: trace for trace in figure.data if trace.name}
     for kind, curve, control in (
         ("clean", curves.clean, band.clean),
@@ -391,7 +396,7 @@ def test_curves_are_drawn_as_computed(responses: Responses) -> None:
 
 
 def test_without_a_control_or_another_reference_less_is_drawn(responses: Responses) -> None:
-    figure = figures.response_figure(response_curves(responses, "layer0", "pulse", ScoreSpec()))
+    figure = response_figure(response_curves(responses, "layer0", "pulse", ScoreSpec()))
     names = [trace.name.split(" (")[0] for trace in figure.data if trace.name]
     assert sorted(names) == ["adversarial", "clean", "unfiltered, adversarial", "unfiltered, clean"]
     assert len(figure.layout.shapes) == 1
@@ -399,9 +404,9 @@ def test_without_a_control_or_another_reference_less_is_drawn(responses: Respons
 
 def test_curves_and_histogram_share_their_axis(responses: Responses, facts: LayerFacts) -> None:
     curves = response_curves(responses, "layer0", "high_pass", ScoreSpec())
-    above = figures.response_figure(curves, threshold_index=2)
+    above = response_figure(curves, threshold_index=2)
     removed = removed_weights(facts, responses.rows, "high_pass", 2)
-    below = figures.histogram_figure(facts, removed)
+    below = histogram_figure(facts, removed)
     assert (above.layout.margin.l, above.layout.margin.r) == (below.layout.margin.l, below.layout.margin.r)
     low, high = below.layout.xaxis.range
     rule = below.layout.shapes[-1]
@@ -422,7 +427,7 @@ def bars_of(figure: go.Figure) -> dict[float, tuple[int, str]]:
 @pytest.mark.parametrize("log_counts", [False, True])
 def test_the_removed_part_of_the_histogram_is_shaded(responses: Responses, facts: LayerFacts, log_counts: bool) -> None:
     removed = removed_weights(facts, responses.rows, "pulse", 3)
-    figure = figures.histogram_figure(facts, removed, log_counts=log_counts)
+    figure = histogram_figure(facts, removed, log_counts=log_counts)
     bars = bars_of(figure)
     assert [bars[x][0] for x in sorted(bars)] == facts.histogram.tolist()
     shade, rule = figure.layout.shapes
@@ -437,11 +442,11 @@ def test_the_removed_part_of_the_histogram_is_shaded(responses: Responses, facts
 def test_the_control_shades_nothing_and_the_whole_network_has_no_histogram(
     responses: Responses, facts: LayerFacts
 ) -> None:
-    random = figures.histogram_figure(facts, removed_weights(facts, responses.rows, CONTROL_FILTER, 3))
+    random = histogram_figure(facts, removed_weights(facts, responses.rows, CONTROL_FILTER, 3))
     assert {colour for _, colour in bars_of(random).values()} == {LIGHT.muted}
     assert len(random.layout.shapes) == 1
     whole = replace(facts, thresholds=np.empty(0), histogram=np.empty(0, dtype=np.int64))
-    figure = figures.histogram_figure(whole, removed_weights(whole, responses.rows, "pulse", 3))
+    figure = histogram_figure(whole, removed_weights(whole, responses.rows, "pulse", 3))
     assert not figure.data
     assert "no common weight axis" in figure.layout.annotations[1].text
 
@@ -457,7 +462,7 @@ def decoded(source: str) -> Any:
 def test_images_are_the_pixels_enlarged(channels: int, dtype: Any) -> None:
     raw = np.random.default_rng(0).integers(0, 256, (6, channels, 8, 8), dtype=np.uint8)
     pixels = raw if dtype == np.uint8 else raw.astype(dtype) / 255
-    figure = figures.images_figure(pixels, pixels[::-1], [f"{index}\nclean: a → b" for index in range(6)])
+    figure = images_figure(pixels, pixels[::-1], [f"{index}\nclean: a → b" for index in range(6)])
     images = figure.layout.images
     assert len(images) == 12
     for index in range(6):
@@ -473,7 +478,7 @@ def test_images_are_the_pixels_enlarged(channels: int, dtype: Any) -> None:
 @pytest.mark.parametrize(("name", "per_row"), [("7", 4), ("automobile", 2), ("European fire salamander", 2)])
 def test_captions_leave_each_other_room(name: str, per_row: int) -> None:
     pixels = np.zeros((4, 3, 8, 8), dtype=np.uint8)
-    figure = figures.images_figure(pixels, pixels, [f"{name}\nclean: {name} → {name}"] * 4)
+    figure = images_figure(pixels, pixels, [f"{name}\nclean: {name} → {name}"] * 4)
     captions = [note for note in figure.layout.annotations if note.text.startswith("<b>")]
     assert len({note.x for note in captions}) == per_row
     shown = max(len(re.sub("<.>|</.>", "", line)) for note in captions for line in note.text.split("<br>"))
@@ -482,14 +487,14 @@ def test_captions_leave_each_other_room(name: str, per_row: int) -> None:
 
 def test_images_without_an_adversarial_version_and_none_at_all() -> None:
     pixels = np.zeros((2, 1, 8, 8), dtype=np.uint8)
-    figure = figures.images_figure(pixels, None, ["a", "b"])
+    figure = images_figure(pixels, None, ["a", "b"])
     assert len(figure.layout.images) == 2
     assert {note.text for note in figure.layout.annotations} == {"clean", "<b>a</b>", "<b>b</b>"}
-    assert not figures.images_figure(pixels[:0], None, []).layout.images
+    assert not images_figure(pixels[:0], None, []).layout.images
     with pytest.raises(ValueError, match="2 images and 1 captions"):
-        figures.images_figure(pixels, None, ["a"])
+        images_figure(pixels, None, ["a"])
     with pytest.raises(ValueError, match="1 or 3 channels, got 2"):
-        figures.images_figure(np.zeros((1, 2, 8, 8), dtype=np.uint8), None, ["a"])
+        images_figure(np.zeros((1, 2, 8, 8), dtype=np.uint8), None, ["a"])
 
 
 # Words ----------------------------------------------------------------------------------------------------
@@ -497,35 +502,36 @@ def test_images_without_an_adversarial_version_and_none_at_all() -> None:
 
 def test_alternative_texts_hold_the_main_numbers(responses: Responses, facts: LayerFacts) -> None:
     grid = make_grid(extra=("later",))
-    words = figures.score_heatmap_alt(grid)
+    words = score_heatmap_alt(grid)
     assert "5 layers by 12" in words
     fragile = sum(row[3].score is not None and row[3].score.call == "fragile" for row in grid.cells)
     assert f"clean: {fragile} fragile" in words
     assert "1 not measured" in words
 
     found = threshold_map(responses, "pulse", "clean", ScoreSpec())
-    words = figures.threshold_heatmap_alt(found)
+    words = threshold_heatmap_alt(found)
     assert f"Lowest {signed(found.values.min(), 2)}" in words
     assert f"highest {signed(found.values.max(), 2)}" in words
-    assert "nothing measured yet" in figures.threshold_heatmap_alt(
+    assert "nothing measured yet" in threshold_heatmap_alt(
         threshold_map(responses, "pulse", "clean", ScoreSpec(), ["later"])
     )
 
     curves = response_curves(responses, "layer1", "pulse", ScoreSpec())
-    words = figures.response_alt(curves)
+    words = response_alt(curves)
     assert f"clean accuracy {curves.clean.unfiltered.value:.2f} without a filter" in words
     assert "layer1 under the pulse filter" in words
 
     removed: RemovedWeights = removed_weights(facts, responses.rows, "pulse", 3)
-    assert removed.sentence in figures.histogram_alt(facts, removed)
+    assert removed.sentence in histogram_alt(facts, removed)
 
     changed: ChangedImages = changed_images(responses, "layer0", "pulse", 3, 2)
-    assert f"2 of {changed.num_changed} images" in figures.images_alt(changed)
-    assert f"clean: {changed.clean.lost} from right to wrong" in figures.images_alt(changed)
+    assert f"2 of {changed.num_changed} images" in images_alt(changed)
+    assert f"clean: {changed.clean.lost} from right to wrong" in images_alt(changed)
 
 
 def test_importing_figures_loads_neither_torch_nor_streamlit() -> None:
     heavy = ["torch", "streamlit"]
-    code = f"import fss_core.figures, sys, json; print(json.dumps([n for n in {heavy} if n in sys.modules]))"
+    modules = ", ".join(own.name for own in pkgutil.iter_modules(figures.__path__, "fss_core.figures."))
+    code = f"import {modules}, sys, json; print(json.dumps([n for n in {heavy} if n in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert json.loads(done.stdout) == []

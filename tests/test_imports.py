@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from fss_core import imports
 from fss_core.exports import READ_BACK, TABLES, export_measured, export_zip
-from fss_core.figures import images_alt
+from fss_core.figures.images import images_alt
 from fss_core.flow import Flow, Measured, find_measured
 from fss_core.imports import (
     BrokenEntry,

@@ -12,8 +12,10 @@ import plotly.graph_objects as go
 import pytest
 import reference
 
-from fss_core import figures
-from fss_core.figures.style import DARK, LIGHT
+from fss_core.figures.areas import area_alt, area_figure, calls_alt, calls_figure
+from fss_core.figures.attacks import attack_alt, attack_figure, sweep_alt, sweep_figure
+from fss_core.figures.style import DARK, LIGHT, enlarged
+from fss_core.figures.verdicts import verdicts_alt, verdicts_figure
 from fss_core.flow import find_measured
 from fss_core.numerals import signed
 from fss_core.responses import Responses
@@ -74,24 +76,24 @@ def test_other_areas_are_refused(responses: Responses, spec: ScoreSpec) -> None:
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_fill_ends_at_the_threshold_and_never_crosses_the_reference(responses: Responses, dark: bool) -> None:
     area = score_area(responses, "hurts", "high_pass", "clean", ScoreSpec())
-    figure = figures.area_figure(area, threshold_index=2, dark=dark)
+    figure = area_figure(area, threshold_index=2, dark=dark)
     lost, gained = named(figure, "lost"), named(figure, "gained")
     assert max(lost.x) == max(gained.x) == 0.5
     assert max(lost.y) <= 1 + 1e-6
     assert min(gained.y) >= 1 - 1e-6
     np.testing.assert_allclose(named(figure, "response").y, area.relative, atol=1e-6)
     assert f"area so far {signed(area.so_far[2])}" in figure.layout.annotations[0].text
-    whole = figures.area_figure(area, threshold_index=4, dark=dark)
+    whole = area_figure(area, threshold_index=4, dark=dark)
     assert f"score {signed(area.score)}" in whole.layout.annotations[0].text
-    assert f"in all {signed(area.score)}" in figures.area_alt(area, 2)
+    assert f"in all {signed(area.score)}" in area_alt(area, 2)
 
 
 def test_what_is_not_measurable_is_said(responses: Responses) -> None:
     few = first_images(responses, 20)
     area = score_area(few, "hurts", "mean", "adversarial", ScoreSpec())
     assert area.reason
-    assert area.reason in figures.area_alt(area, 1)
-    assert "Not measurable" in figures.area_figure(area, threshold_index=1).layout.annotations[0].text
+    assert area.reason in area_alt(area, 1)
+    assert "Not measurable" in area_figure(area, threshold_index=1).layout.annotations[0].text
 
 
 # Calls ----------------------------------------------------------------------------------------------------
@@ -101,7 +103,7 @@ def test_what_is_not_measurable_is_said(responses: Responses) -> None:
 def test_calls_are_drawn_where_they_lie(responses: Responses, dark: bool) -> None:
     one = replace(responses, layers=responses.layers[:1])
     calls = layer_calls(one, "mean", "adversarial", 0.05, one.num_images)
-    figure = figures.calls_figure(calls.scores, calls.titles, 0.05, dark=dark)
+    figure = calls_figure(calls.scores, calls.titles, 0.05, dark=dark)
     trace = named(figure, "scores")
     np.testing.assert_allclose(trace.x, [own.score for own in calls.scores], atol=1e-6)
     band = figure.layout.shapes[0]
@@ -110,7 +112,7 @@ def test_calls_are_drawn_where_they_lie(responses: Responses, dark: bool) -> Non
     expected = pictures.expected_score("hurts", "adversarial")
     assert calls.chosen.score == pytest.approx(expected)
     assert reference.call(expected, 0.05) == calls.chosen.call
-    assert f"{signed(calls.chosen.score)}" in figures.calls_alt(calls.scores, calls.titles, 0.05)
+    assert f"{signed(calls.chosen.score)}" in calls_alt(calls.scores, calls.titles, 0.05)
 
 
 def test_a_wide_tolerance_makes_everything_robust_and_few_images_a_wide_interval(responses: Responses) -> None:
@@ -136,16 +138,16 @@ def test_an_attack_is_drawn_as_it_is(dark: bool) -> None:
     rng = np.random.default_rng(0)
     clean = rng.random((1, 8, 8), dtype=np.float32)
     chances = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]], dtype=np.float32)
-    figure = figures.attack_figure(clean, clean, chances, ("a", "<b>", "c"), 1, scale=3.0, dark=dark)
+    figure = attack_figure(clean, clean, chances, ("a", "<b>", "c"), 1, scale=3.0, dark=dark)
     assert [own.text for own in figure.layout.annotations] == ["image", "change", "attacked"]
     np.testing.assert_allclose(named(figure, "image").y, chances[0])
     np.testing.assert_allclose(named(figure, "attacked").y, chances[1])
     assert figure.layout.xaxis.ticktext[1] == "<b>&lt;b&gt;</b>"
-    moved = figures.attack_figure(clean, np.clip(clean + 0.1, 0, 1), chances, ("a", "b", "c"), 0, scale=5.0, dark=dark)
+    moved = attack_figure(clean, np.clip(clean + 0.1, 0, 1), chances, ("a", "b", "c"), 0, scale=5.0, dark=dark)
     assert moved.layout.annotations[1].text == "change<br>× 5"
     assert moved.layout.images[0].source == figure.layout.images[0].source
     assert moved.layout.images[1].source != figure.layout.images[1].source
-    words = figures.attack_alt(chances, ("a", "b", "c"), 0, 4 / 255, 4 / 255)
+    words = attack_alt(chances, ("a", "b", "c"), 0, 4 / 255, 4 / 255)
     assert (
         "ε = 4/255, largest change 4/255. The network says a with probability 0.700; of the attacked image c" in words
     )
@@ -155,13 +157,13 @@ def test_an_attack_is_drawn_as_it_is(dark: bool) -> None:
 def test_a_sweep_marks_what_is_chosen_and_what_is_calibrated(dark: bool) -> None:
     found = [Accuracy.of(right, 50) for right in (40, 30, 10)]
     sizes = (0.0, 2 / 255, 8 / 255)
-    figure = figures.sweep_figure(sizes, found, chance=0.1, chosen=2, calibrated=2 / 255, dark=dark)
+    figure = sweep_figure(sizes, found, chance=0.1, chosen=2, calibrated=2 / 255, dark=dark)
     trace = named(figure, "accuracy")
     np.testing.assert_allclose(trace.y, [0.8, 0.6, 0.2], atol=1e-6)
     assert np.argmax(trace.marker.size) == 2
     [note] = [own for own in figure.layout.annotations if own.text == "calibrated"]
     assert note.x == 1
-    assert "0.60 at 2/255" in figures.sweep_alt(sizes, found)
+    assert "0.60 at 2/255" in sweep_alt(sizes, found)
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -171,12 +173,12 @@ def test_verdicts_are_filled_where_the_interval_leaves_zero(dark: bool) -> None:
 
     found = [between(0.1, 0.2, 0.3), between(-0.1, 0.0, 0.1), None, between(-0.3, -0.2, -0.1)]
     titles = ["one", "two", "three", "<four>"]
-    figure = figures.verdicts_figure(titles, found, "FGSM", dark=dark)
+    figure = verdicts_figure(titles, found, "FGSM", dark=dark)
     trace = named(figure, "differences")
     assert list(trace.y) == [0, 1, 3]
     assert list(trace.marker.symbol) == ["circle", "circle-open", "circle"]
     assert [own.text for own in figure.layout.annotations] == ["one", "two", "three: not tested", "&lt;four&gt;"]
-    assert "three: not tested" in figures.verdicts_alt(titles, found, "FGSM")
+    assert "three: not tested" in verdicts_alt(titles, found, "FGSM")
 
 
 # For the back of the hall ---------------------------------------------------------------------------------
@@ -184,9 +186,9 @@ def test_verdicts_are_filled_where_the_interval_leaves_zero(dark: bool) -> None:
 
 def test_enlarging_enlarges_what_is_read(responses: Responses) -> None:
     area = score_area(responses, "hurts", "high_pass", "clean", ScoreSpec())
-    plain = figures.area_figure(area, threshold_index=2)
+    plain = area_figure(area, threshold_index=2)
     before = plain.to_json()
-    large = figures.enlarged(plain, 1.5)
+    large = enlarged(plain, 1.5)
     assert plain.to_json() == before
     sent = [[own["x"] for own in json.loads(figure.to_json())["data"]] for figure in (large, plain)]
     assert sent[0] == sent[1]
@@ -198,7 +200,7 @@ def test_enlarging_enlarges_what_is_read(responses: Responses) -> None:
     assert large.layout.xaxis.range == plain.layout.xaxis.range
     assert large.layout.xaxis.title.text == plain.layout.xaxis.title.text
     with pytest.raises(ValueError, match="factor must be at least 1"):
-        figures.enlarged(plain, 0.5)
+        enlarged(plain, 0.5)
 
 
 @pytest.mark.parametrize("colours", [LIGHT, DARK])

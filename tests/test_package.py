@@ -48,7 +48,7 @@ def test_the_page_can_look_results_up_without_torch() -> None:
 
 
 def test_the_page_can_import_its_own_modules_without_torch() -> None:
-    modules = "explore, figures, imports, results, summaries"
+    modules = "explore, imports, results, summaries"
     found = modules_after(f"from fss_core import {modules}\nfrom fss_core.jobs import service, rates")
     assert set(found) <= {"numpy", "pandas", "pyarrow"}
 

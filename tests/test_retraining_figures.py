@@ -13,8 +13,14 @@ import pytest
 from test_figures import sent, texts, traces
 from test_retraining_comparing import SPEC, make_retraining, nothing
 
-from fss_core import figures
-from fss_core.figures.retraining import MOST_BANDS
+from fss_core.figures.coverage import coverage_alt, coverage_chart
+from fss_core.figures.retraining import (
+    MOST_BANDS,
+    checkpoints_alt,
+    checkpoints_figure,
+    retraining_alt,
+    retraining_figure,
+)
 from fss_core.flow import Flow, Measured
 from fss_core.retraining import JUDGED, RULES, Retraining, RetrainingSpec, compare, compare_epochs
 from fss_core.retraining.coverage import NOT_KNOWN, Coverage, cover
@@ -98,7 +104,7 @@ def test_pulses_are_shares_of_live_weights(world: tuple[Store, Measured]) -> Non
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_chart_marks_what_is_trained(coverage: Coverage, dark: bool) -> None:
-    figure = figures.coverage_chart(coverage, dark=dark)
+    figure = coverage_chart(coverage, dark=dark)
     said = texts(sent(figure))
     assert said.count("●") == int((coverage.shares == 1).sum()) > 4
     assert "nothing" in said
@@ -109,7 +115,7 @@ def test_the_chart_marks_what_is_trained(coverage: Coverage, dark: bool) -> None
     assert "conv1" in heat.text[0][0]
     assert "54 live weights" in heat.text[0][0]
     assert "frozen" in heat.text[0][1]  # nothing is antifragile
-    assert figures.coverage_alt(coverage) == (
+    assert coverage_alt(coverage) == (
         f"Chart of 4 layers by 5 rules. robust_antifragile trains {coverage.num_layers('robust_antifragile')}; "
         "antifragile: nothing is called antifragile; "
         f"all trains 4; random trains {coverage.num_layers('random')}; least_critical: {NOT_KNOWN}."
@@ -119,7 +125,7 @@ def test_the_chart_marks_what_is_trained(coverage: Coverage, dark: bool) -> None
 def test_a_part_of_a_layer_is_a_percentage(coverage: Coverage) -> None:
     shares = coverage.shares.copy()
     shares[0, 0], shares[1, 0] = 0.354, 0.001
-    said = texts(sent(figures.coverage_chart(replace(coverage, shares=shares, scores=()))))
+    said = texts(sent(coverage_chart(replace(coverage, shares=shares, scores=()))))
     assert "35" in said
     assert "1" in said
     assert any("35% of its live weights trained" in own for own in said)
@@ -138,7 +144,7 @@ def line(figure: Any, name: str, panel: int) -> Any:
 @pytest.mark.parametrize("dark", [False, True])
 def test_curves_are_the_accuracies_of_every_epoch(dark: bool) -> None:
     retraining = make_retraining()
-    figure = figures.retraining_figure(compare_epochs([retraining]), dark=dark)
+    figure = retraining_figure(compare_epochs([retraining]), dark=dark)
     sent(figure)
     for panel, kind in enumerate(JUDGED):
         expected = [retraining.before, *(own.judgement for own in retraining.of_rule("all")[0].epochs)]
@@ -163,7 +169,7 @@ def test_every_rule_looks_different_and_only_few_have_bands() -> None:
         for own in [make_retraining().of_rule("all")[0]]
     }
     rules = {rule: own for rule, own in others.items() if rule not in ("robust_antifragile", "all", "random")}
-    figure = figures.retraining_figure(compare_epochs([make_retraining(spec=spec, **rules)]))
+    figure = retraining_figure(compare_epochs([make_retraining(spec=spec, **rules)]))
     looks = {rule: line(figure, rule, 0) for rule in RULES}
     assert len(RULES) > MOST_BANDS
     assert len({(own.line.color, own.line.dash, own.marker.symbol) for own in looks.values()}) == len(RULES)
@@ -173,15 +179,13 @@ def test_every_rule_looks_different_and_only_few_have_bands() -> None:
 
 def test_seeds_are_dots_and_the_axis_stays_with_accuracies() -> None:
     found = [make_retraining(seed) for seed in (0, 1)]
-    figure = figures.retraining_figure(compare_epochs(found))
+    figure = retraining_figure(compare_epochs(found))
     dots = [own for own in traces(figure, "scatter") if own.mode == "markers" and own.legendgroup == "all"]
     assert len(dots) == 4
     assert list(dots[0].y)[-2:] == [own.of_rule("all")[0].epochs[-1].judgement.accuracy("clean") for own in found]
     low, high = figure.layout.yaxis.range
     assert -0.1 < low < high < 1.1
-    assert not [
-        own for own in traces(figures.retraining_figure(compare_epochs(found[:1])), "scatter") if own.mode == "markers"
-    ]
+    assert not [own for own in traces(retraining_figure(compare_epochs(found[:1])), "scatter") if own.mode == "markers"]
 
 
 def unfinished(retraining: Retraining) -> Retraining:
@@ -193,10 +197,10 @@ def unfinished(retraining: Retraining) -> Retraining:
 def test_what_is_not_that_far_ends_where_it_is_and_what_chose_nothing_is_not_drawn() -> None:
     retraining = unfinished(make_retraining(robust_antifragile=nothing("robust_antifragile")))
     comparisons = compare_epochs([retraining])
-    figure = figures.retraining_figure(comparisons)
+    figure = retraining_figure(comparisons)
     assert list(line(figure, "all", 0).x) == [0, 1]
     assert "robust_antifragile" not in {own.name for own in traces(figure, "scatter")}
-    alt = figures.retraining_alt(comparisons)
+    alt = retraining_alt(comparisons)
     assert alt.startswith("Clean, FGSM, PGD and transfer accuracy over 2 epochs of retraining, n = 200.")
     assert "random 0.5" in alt
     assert "all" not in alt.partition("after: ")[2]
@@ -204,7 +208,7 @@ def test_what_is_not_that_far_ends_where_it_is_and_what_chose_nothing_is_not_dra
 
 def test_many_epochs_have_few_ticks() -> None:
     comparisons = compare_epochs([make_retraining(spec=replace(SPEC, budget=40))])
-    figure = figures.retraining_figure(comparisons)
+    figure = retraining_figure(comparisons)
     assert list(figure.layout.xaxis.tickvals) == [0, 8, 16, 24, 32, 40]
 
 
@@ -216,7 +220,7 @@ def of_epoch(epoch: int, epsilon: float) -> Retraining:
 def test_checkpoints_stand_at_their_epochs_with_their_own_epsilon() -> None:
     found = [of_epoch(epoch, epsilon) for epoch, epsilon in ((3, 2 / 255), (10, 4 / 255))]
     comparisons = [compare([own]) for own in found]
-    figure = figures.checkpoints_figure(comparisons)
+    figure = checkpoints_figure(comparisons)
     sent(figure)
     curve = line(figure, "all", 1)
     assert list(curve.x) == [3, 10]
@@ -225,6 +229,6 @@ def test_checkpoints_stand_at_their_epochs_with_their_own_epsilon() -> None:
     )
     assert ["ε = 2/255" in curve.customdata[0][2], "ε = 4/255" in curve.customdata[1][2]] == [True, True]
     assert not any("ε" in own.text for own in figure.layout.annotations)
-    same = figures.checkpoints_figure([comparisons[0], compare([of_epoch(10, 2 / 255)])])
+    same = checkpoints_figure([comparisons[0], compare([of_epoch(10, 2 / 255)])])
     assert sum("ε = 2/255" in own.text for own in same.layout.annotations) == 2
-    assert "epoch 3: robust_antifragile 0.700" in figures.checkpoints_alt(comparisons)
+    assert "epoch 3: robust_antifragile 0.700" in checkpoints_alt(comparisons)

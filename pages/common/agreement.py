@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING
 import streamlit as st
 from plotly.graph_objects import Figure
 
-from fss_core import figures
 from fss_core.exports import to_csv
+from fss_core.figures.agreement import (
+    agreement_heatmap,
+    agreement_heatmap_alt,
+    place_of_point,
+    tau_matrix,
+    tau_matrix_alt,
+)
+from fss_core.figures.grids import CLICK_CONFIG
+from fss_core.figures.style import SAVE_CONFIG
 from fss_core.invariance import Across, Invariance, ScoreTable, Statistic, measure_invariance, tabulate_scores
 from fss_core.invariance.grids import AgreementGrid, GridColumn
 from fss_core.invariance.groups import GROUP_WORDS, group_rows
@@ -261,14 +269,14 @@ def missing(candidates: Sequence[Candidate], *, expanded: bool = False) -> None:
 def matrix(found: Invariance, candidates: Sequence[Candidate]) -> None:
     """Draw how alike columns rank the rows, with intervals and nulls as a table beside it."""
     titles = {own.label: own.short_title for own in candidates}
-    figure = figures.tau_matrix(found, titles, dark=is_dark())
+    figure = tau_matrix(found, titles, dark=is_dark())
     st.plotly_chart(
         figure,
         key="tau_matrix",
         theme=None,
         width="stretch",
-        config=figures.SAVE_CONFIG,
-        alt=figures.tau_matrix_alt(found, titles),
+        config=SAVE_CONFIG,
+        alt=tau_matrix_alt(found, titles),
     )
     st.html(
         f'<p class="fss-quiet">1: the same ranking, 0: unrelated, −1: reversed. {found.spec.level:.0%} intervals over '
@@ -341,12 +349,12 @@ def save(found: Invariance, comparison: ComparisonSpec, candidates: Sequence[Can
 
 def heatmap(grid: AgreementGrid, key: str, look_into: Callable[[str, GridColumn], None]) -> Figure:
     """Draw the heatmap; a click on a cell calls ``look_into`` with its row and its column."""
-    figure = figures.agreement_heatmap(grid, dark=is_dark())
+    figure = agreement_heatmap(grid, dark=is_dark())
 
     def choose_cell() -> None:
         points = st.session_state[key]["selection"]["points"]
         if points:
-            row, column = figures.place_of_point((points[0]["x"], points[0]["y"]), grid)
+            row, column = place_of_point((points[0]["x"], points[0]["y"]), grid)
             look_into(grid.rows[row], grid.columns[column])
 
     st.plotly_chart(
@@ -356,8 +364,8 @@ def heatmap(grid: AgreementGrid, key: str, look_into: Callable[[str, GridColumn]
         selection_mode="points",
         theme=None,
         width="stretch",
-        config=figures.CLICK_CONFIG,
-        alt=figures.agreement_heatmap_alt(grid),
+        config=CLICK_CONFIG,
+        alt=agreement_heatmap_alt(grid),
     )
     return figure
 

@@ -9,7 +9,8 @@ from urllib.parse import parse_qsl, urlencode
 
 import streamlit as st
 
-from fss_core import figures
+from fss_core.figures.agreement import column_headings
+from fss_core.figures.grids import MOST_CELLS, headings_legend
 from fss_core.invariance import Across, Invariance, ScoreTable
 from fss_core.invariance.grids import GridColumn, cell_words, comparison_grid
 from fss_core.invariance.lookup import Candidate, ComparisonSpec, Known, epsilon_text, known_labels
@@ -230,7 +231,7 @@ def draw(
 def _heatmap(found: Invariance, tables: Mapping[str, ScoreTable], there: Sequence[Candidate]) -> None:
     shown = list(there)
     grid = comparison_grid(tables, shown, found)
-    while len(grid.rows) * len(grid.columns) > figures.MOST_CELLS and len(shown) > 1:
+    while len(grid.rows) * len(grid.columns) > MOST_CELLS and len(shown) > 1:
         shown.pop()
         grid = comparison_grid(tables, shown, found)
     if len(shown) < len(there):
@@ -242,8 +243,8 @@ def _heatmap(found: Invariance, tables: Mapping[str, ScoreTable], there: Sequenc
     figure = agreement.heatmap(grid, "compare_heatmap", look_into)
     name = agreement.FILTERS[found.filter].lower()
     click = "Click a cell to read it below."
-    if all(len(heading) == 1 for heading in figures.column_headings(grid)):
-        click = f"{figures.headings_legend((*SYNAPTIC_FILTERS, MEAN_FILTER))} {click}"
+    if all(len(heading) == 1 for heading in column_headings(grid)):
+        click = f"{headings_legend((*SYNAPTIC_FILTERS, MEAN_FILTER))} {click}"
     agreement.legend(found, click=click, by=f" (by {name})")
     downloads.figure_button(figure, "compare", "Scores side by side")
     _look_into(found, grid, there)

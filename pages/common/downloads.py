@@ -11,7 +11,7 @@ import streamlit as st
 
 from fss_core import exports
 from fss_core.explore import Picture, PictureScores, portable
-from fss_core.figures import standalone_html
+from fss_core.figures.style import standalone_html
 from fss_core.scores import score_responses
 from pages.common.frame import is_dark
 

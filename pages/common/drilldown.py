@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from fss_core import figures, summaries
+from fss_core import summaries
 from fss_core.explore import Picture, PictureScores, probe_images
+from fss_core.figures.curves import histogram_alt, histogram_figure, response_alt, response_figure
+from fss_core.figures.images import images_alt, images_figure
+from fss_core.figures.style import SAVE_CONFIG
 from fss_core.scores import KINDS
 from fss_core.specs import GLOBAL_LAYER, LARGEST_NUM_THRESHOLDS, FssError
 from fss_core.store import Store
@@ -48,22 +51,18 @@ def draw(store: Store, picture: Picture, scores: PictureScores, chosen: Choices,
         st.session_state["k"] = last // 2
     k = st.slider("Threshold, from the smallest weight (0) to the largest", 0, last, key="k")
     curves = summaries.response_curves(responses, layer, name, chosen.score)
-    figure = figures.response_figure(
-        curves, summaries.control_band(responses, layer), dark=is_dark(), threshold_index=k
-    )
-    st.plotly_chart(
-        figure, key="curves", theme=None, width="stretch", config=figures.SAVE_CONFIG, alt=figures.response_alt(curves)
-    )
+    figure = response_figure(curves, summaries.control_band(responses, layer), dark=is_dark(), threshold_index=k)
+    st.plotly_chart(figure, key="curves", theme=None, width="stretch", config=SAVE_CONFIG, alt=response_alt(curves))
     facts = next(own.facts for own in responses.layers if own.facts.name == layer)
     removed = summaries.removed_weights(facts, responses.rows, name, k)
-    histogram = figures.histogram_figure(facts, removed, dark=is_dark())
+    histogram = histogram_figure(facts, removed, dark=is_dark())
     st.plotly_chart(
         histogram,
         key="histogram",
         theme=None,
         width="stretch",
-        config=figures.SAVE_CONFIG,
-        alt=figures.histogram_alt(facts, removed),
+        config=SAVE_CONFIG,
+        alt=histogram_alt(facts, removed),
     )
     with st.container(horizontal=True, gap="small"):
         downloads.figure_button(figure, "curves", f"Response of {layer}", "Save the curves as HTML")
@@ -96,7 +95,7 @@ def _changed(store: Store, picture: Picture, layer: str, name: str, k: int) -> N
     assert responses is not None
     st.markdown("### Images whose prediction changes there")
     changed = summaries.changed_images(responses, layer, name, k, limit=8)
-    st.html(f'<p class="fss-quiet">{escaped(figures.images_alt(changed))}</p>')
+    st.html(f'<p class="fss-quiet">{escaped(images_alt(changed))}</p>')
     if not changed.images:
         return
     try:
@@ -105,14 +104,14 @@ def _changed(store: Store, picture: Picture, layer: str, name: str, k: int) -> N
         st.caption(plain(str(error)))
         return
     captions = [own.caption(images.class_names) for own in changed.images]
-    figure = figures.images_figure(images.clean, images.adversarial, captions, dark=is_dark())
+    figure = images_figure(images.clean, images.adversarial, captions, dark=is_dark())
     st.plotly_chart(
         figure,
         key="changed_images",
         theme=None,
         width="stretch",
         config={"displayModeBar": False},
-        alt=figures.images_alt(changed),
+        alt=images_alt(changed),
     )
     if images.adversarial is None:
         st.caption("Every filtered network was attacked anew, so there is no one attacked version of an image to show.")

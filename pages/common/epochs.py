@@ -8,9 +8,17 @@ from dataclasses import replace
 
 import streamlit as st
 
-from fss_core import figures
 from fss_core.checkpoints import available_epochs
 from fss_core.explore import version_of
+from fss_core.figures.grids import MOST_CELLS
+from fss_core.figures.style import SAVE_CONFIG
+from fss_core.figures.trajectories import (
+    MOST_TRAJECTORIES,
+    profile_alt,
+    profile_figure,
+    trajectories_alt,
+    trajectories_figure,
+)
 from fss_core.invariance import Invariance
 from fss_core.invariance.grids import GridColumn, cell_words, epochs_grid
 from fss_core.invariance.groups import rows_that_move
@@ -50,7 +58,7 @@ class _Layers(Param):
     """Names of layers, with commas in the address."""
 
     def parse(self, text: str) -> list[str]:  # type: ignore[override]
-        return list(dict.fromkeys(name[:200] for name in text.split(",") if name))[: figures.MOST_TRAJECTORIES]
+        return list(dict.fromkeys(name[:200] for name in text.split(",") if name))[:MOST_TRAJECTORIES]
 
     def write(self, value: object) -> str:
         return ",".join(value)  # type: ignore[arg-type]
@@ -95,7 +103,7 @@ def _follow() -> None:
 
 def thinned(labels: Sequence[str], num_layers: int) -> tuple[str, ...]:
     """Leave so many epochs, evenly, that the heatmap stays quick."""
-    most = max(figures.MOST_CELLS // max(num_layers, 1), 2)
+    most = max(MOST_CELLS // max(num_layers, 1), 2)
     if len(labels) <= most:
         return tuple(labels)
     step = (len(labels) - 1) / (most - 1)
@@ -209,20 +217,20 @@ def _trajectories(found: Invariance) -> None:
         "Layers",
         rows,
         key="layers",
-        max_selections=figures.MOST_TRAJECTORIES,
+        max_selections=MOST_TRAJECTORIES,
         placeholder="Those whose score moves most",
     )
     shown = asked or list(rows_that_move(found.table))
     if len(found.table.columns) < 2:
         st.caption("One epoch is measured: with a second, scores are drawn as curves.")
-    figure = figures.trajectories_figure(found, shown, dark=is_dark())
+    figure = trajectories_figure(found, shown, dark=is_dark())
     st.plotly_chart(
         figure,
         key="trajectories",
         theme=None,
         width="stretch",
-        config=figures.SAVE_CONFIG,
-        alt=figures.trajectories_alt(found, shown),
+        config=SAVE_CONFIG,
+        alt=trajectories_alt(found, shown),
     )
     st.html(
         f'<p class="fss-quiet">Bands: {found.spec.level:.0%} intervals over n = '
@@ -271,14 +279,14 @@ def _play(found: Invariance, labels: list[str], *, playing: bool) -> None:
         else:
             button.button("Play", key="play", on_click=_start, args=(labels,))
         slider.select_slider("Epoch shown", labels, key="frame", on_change=_stop)
-    figure = figures.profile_figure(found, state["frame"], dark=is_dark())
+    figure = profile_figure(found, state["frame"], dark=is_dark())
     st.plotly_chart(
         figure,
         key="profile",
         theme=None,
         width="stretch",
-        config=figures.SAVE_CONFIG,
-        alt=figures.profile_alt(found, state["frame"]),
+        config=SAVE_CONFIG,
+        alt=profile_alt(found, state["frame"]),
     )
     if "next_epoch" in state:
         st.rerun()

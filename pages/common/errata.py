@@ -7,13 +7,14 @@ from pathlib import Path
 
 import streamlit as st
 
-from fss_core import figures
 from fss_core.errata.differences import DIFFERENCES, Difference
 from fss_core.errata.effects import Effect, Ranking
 from fss_core.errata.grids import LayerScores, errata_grid, layer_lines, layer_variants, score_layers
 from fss_core.errata.records import Errata, errata_path, read_errata
 from fss_core.errata.reports import change_words, errata_json, ranking_words, spread_words, value_words
 from fss_core.errata.variants import CORRECTED, Variant, list_variants
+from fss_core.figures.errata import change_alt, change_figure
+from fss_core.figures.style import SAVE_CONFIG
 from fss_core.invariance.grids import GridColumn
 from fss_core.numerals import number, signed
 from fss_core.reports import REFERENCES
@@ -292,14 +293,14 @@ def _chart(errata: Errata, variants: dict[str, Variant], kind: Kind) -> None:
         for own in errata.record.effects
         if own.variant in titles and own.variant != CORRECTED and (own.scope, own.kind) == ("layers", kind)
     ]
-    figure = figures.change_figure(effects, titles, dark=is_dark())
+    figure = change_figure(effects, titles, dark=is_dark())
     st.plotly_chart(
         figure,
         key="errata_changes",
         theme=None,
         width="stretch",
-        config=figures.SAVE_CONFIG,
-        alt=figures.change_alt(effects, titles),
+        config=SAVE_CONFIG,
+        alt=change_alt(effects, titles),
     )
     st.html(
         f'<p class="fss-quiet">{KIND_TITLES[kind]} score, mean of the layers: with the difference, less corrected. '

@@ -5,8 +5,18 @@ from __future__ import annotations
 import plotly.graph_objects as go
 import streamlit as st
 
-from fss_core import figures, summaries
+from fss_core import summaries
 from fss_core.explore import Picture
+from fss_core.figures.grids import (
+    CLICK_CONFIG,
+    MOST_CELLS,
+    cell_of_point,
+    headings_legend,
+    score_heatmap,
+    score_heatmap_alt,
+)
+from fss_core.figures.maps import threshold_heatmap, threshold_heatmap_alt
+from fss_core.figures.style import SAVE_CONFIG
 from fss_core.scores import KINDS
 from fss_core.specs import CONTROL_FILTER, GLOBAL_LAYER, ScoreSpec
 from pages.common import downloads, links
@@ -16,7 +26,7 @@ from pages.common.links import Param
 from pages.common.reading import labelled
 
 MAPS = {"scores": "Scores by filter", "weights": "Which weights matter"}
-_MOST_ROWS = figures.MOST_CELLS // (3 * len(FILTERS))
+_MOST_ROWS = MOST_CELLS // (3 * len(FILTERS))
 """Of a heatmap that can be clicked; a larger network is shown part by part."""
 
 PARAMS: dict[str, Param] = {
@@ -66,7 +76,7 @@ def _draw_scores(
         responses=[_picture.layers.responses, *beside],
         previewed=[name for name in _picture.previewed if name in rows],
     )
-    return grid, figures.score_heatmap(grid, dark=dark)
+    return grid, score_heatmap(grid, dark=dark)
 
 
 def _score_map(picture: Picture, version: tuple[object, ...], chosen: Choices) -> None:
@@ -77,7 +87,7 @@ def _score_map(picture: Picture, version: tuple[object, ...], chosen: Choices) -
     def choose_cell() -> None:
         points = st.session_state["heatmap"]["selection"]["points"]
         if points:
-            layer, kind, name = figures.cell_of_point((points[0]["x"], points[0]["y"]), grid)
+            layer, kind, name = cell_of_point((points[0]["x"], points[0]["y"]), grid)
             if picture.responses_of(layer) is not None:
                 st.session_state.update(layer=layer, kind=kind, filter=name)
 
@@ -88,15 +98,15 @@ def _score_map(picture: Picture, version: tuple[object, ...], chosen: Choices) -
         selection_mode="points",
         theme=None,
         width="stretch",
-        config=figures.CLICK_CONFIG,
-        alt=figures.score_heatmap_alt(grid),
+        config=CLICK_CONFIG,
+        alt=score_heatmap_alt(grid),
     )
     st.html(
         f'<p class="fss-quiet"><b>F</b> fragile, <b>R</b> robust, <b>A</b> antifragile: decided. <b>f r a</b>, '
         f"hatched: leaning, the interval does not lie wholly on that side. · not measurable. Score beyond or within "
         f"±{chosen.score.tolerance:g}; {chosen.score.level:.0%} interval over images, this initialisation, "
         f"{'all together' if chosen.simultaneous else 'each by itself'}. {_preview_words(picture)}"
-        f"{figures.headings_legend(grid.filters)} Click a cell to look into it.</p>"
+        f"{headings_legend(grid.filters)} Click a cell to look into it.</p>"
     )
     downloads.figure_button(figure, "scores", "Filtering scores")
 
@@ -140,14 +150,14 @@ def _weights_map(picture: Picture, chosen: Choices) -> None:
     kind = right.selectbox("Score", list(KINDS), format_func=KIND_TITLES.__getitem__, key="map_kind")
     layers = [own for own in picture.rows if own != GLOBAL_LAYER]
     found = summaries.threshold_map(picture.layers.responses, name, kind, chosen.score, layers)
-    figure = figures.threshold_heatmap(found, dark=is_dark(), threshold_index=st.session_state.get("k"))
+    figure = threshold_heatmap(found, dark=is_dark(), threshold_index=st.session_state.get("k"))
     st.plotly_chart(
         figure,
         key="weights_map",
         theme=None,
         width="stretch",
-        config=figures.SAVE_CONFIG,
-        alt=figures.threshold_heatmap_alt(found),
+        config=SAVE_CONFIG,
+        alt=threshold_heatmap_alt(found),
     )
     st.html(
         '<p class="fss-quiet">Each cell is what filtering at that threshold does to accuracy; the average along a row '

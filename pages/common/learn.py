@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from fss_core import figures
+from fss_core.figures.style import enlarged
 from fss_core.stories import BrokenStory, Step, Story, list_stories
 from pages.common import links
 from pages.common.frame import plain
@@ -292,7 +292,7 @@ def _take(key: str, name: str) -> None:
 
 def draw(figure: go.Figure, key: str, alt: str, *, larger: float = LARGER, height: int | None = None) -> None:
     """Draw a figure larger than elsewhere, and of a height of its own where two must find room on a screen."""
-    shown = figures.enlarged(figure, larger)
+    shown = enlarged(figure, larger)
     if height is not None:
         shown.update_layout(height=height)
     st.plotly_chart(

@@ -7,8 +7,11 @@ from typing import cast
 
 import streamlit as st
 
-from fss_core import figures, summaries
+from fss_core import summaries
 from fss_core.data import DATASETS
+from fss_core.figures.areas import area_alt, area_figure, calls_alt, calls_figure
+from fss_core.figures.attacks import attack_alt, attack_figure, sweep_alt, sweep_figure
+from fss_core.figures.curves import histogram_alt, histogram_figure, response_alt, response_figure
 from fss_core.live import (
     AttackRequest,
     Filtered,
@@ -149,7 +152,7 @@ def _attack(place: Place, ready: Ready) -> dict[str, str]:
         answer = live_here().ask(
             AttackRequest(network=ready.network, epsilon=epsilon, index=index, num_images=num_images, filtered=filtered)
         )
-    figure = figures.attack_figure(
+    figure = attack_figure(
         answer.clean,
         answer.adversarial,
         answer.probabilities,
@@ -158,9 +161,7 @@ def _attack(place: Place, ready: Ready) -> dict[str, str]:
         scale=said.perturbation_scale(epsilon),
         dark=is_dark(),
     )
-    alt = figures.attack_alt(
-        answer.probabilities, ready.class_names, answer.label, epsilon, said.largest_change(answer)
-    )
+    alt = attack_alt(answer.probabilities, ready.class_names, answer.label, epsilon, said.largest_change(answer))
     learn.draw(figure, "attack", alt)
     return said.attack_fields(answer, ready, epsilon, None if filtered is None else filtered.position)
 
@@ -178,10 +179,10 @@ def _sweep(place: Place, ready: Ready) -> dict[str, str]:
             SweepRequest(network=ready.network, epsilons=sizes, num_images=int(place.step.settings["images"]))
         )
     accuracies = said.sweep_accuracies(sweep)
-    figure = figures.sweep_figure(
+    figure = sweep_figure(
         sizes, accuracies, chance=ready.chance, chosen=chosen, calibrated=ready.epsilon, dark=is_dark()
     )
-    learn.draw(figure, "sweep", figures.sweep_alt(sizes, accuracies))
+    learn.draw(figure, "sweep", sweep_alt(sizes, accuracies))
     return said.sweep_fields(sweep, ready, chosen)
 
 
@@ -194,10 +195,10 @@ def _filter(place: Place, ready: Ready) -> dict[str, str]:
     removed = summaries.removed_weights(facts, responses.rows, name, k)
     curves = summaries.response_curves(responses, layer, name, ScoreSpec())
     control = summaries.control_band(responses, layer)
-    histogram = figures.histogram_figure(facts, removed, dark=is_dark())
-    learn.draw(histogram, "histogram", figures.histogram_alt(facts, removed), height=215)
-    figure = figures.response_figure(curves, control, dark=is_dark(), threshold_index=k)
-    learn.draw(figure, "curves", figures.response_alt(curves), height=380)
+    histogram = histogram_figure(facts, removed, dark=is_dark())
+    learn.draw(histogram, "histogram", histogram_alt(facts, removed), height=215)
+    figure = response_figure(curves, control, dark=is_dark(), threshold_index=k)
+    learn.draw(figure, "curves", response_alt(curves), height=380)
     return said.filter_fields(ready, curves, control, removed, k)
 
 
@@ -207,7 +208,7 @@ def _area(place: Place, ready: Ready) -> dict[str, str]:
     k = _choose_threshold(place, int(settings["thresholds"]) // 2)
     responses = respond(place, ready, layer, (cast(Filter, name),))
     area = summaries.score_area(responses, layer, name, kind, ScoreSpec())  # type: ignore[arg-type]
-    learn.draw(figures.area_figure(area, threshold_index=k, dark=is_dark()), "area", figures.area_alt(area, k))
+    learn.draw(area_figure(area, threshold_index=k, dark=is_dark()), "area", area_alt(area, k))
     return said.area_fields(ready, summaries.response_curves(responses, layer, name, ScoreSpec()), area, k)
 
 
@@ -228,8 +229,8 @@ def _calls(place: Place, ready: Ready) -> dict[str, str]:
     filters = (*SYNAPTIC_FILTERS, *((CONTROL_FILTER,) if settings["random"] else ()))
     responses = respond(place, ready, layer, filters)
     calls = said.layer_calls(responses, name, kind, tolerance, num_images)
-    figure = figures.calls_figure(calls.scores, calls.titles, tolerance, dark=is_dark())
-    learn.draw(figure, "calls", figures.calls_alt(calls.scores, calls.titles, tolerance))
+    figure = calls_figure(calls.scores, calls.titles, tolerance, dark=is_dark())
+    learn.draw(figure, "calls", calls_alt(calls.scores, calls.titles, tolerance))
     return said.calls_fields(ready, calls, tolerance, kind)
 
 

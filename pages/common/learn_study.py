@@ -8,7 +8,12 @@ from typing import cast
 
 import streamlit as st
 
-from fss_core import explore, figures
+from fss_core import explore
+from fss_core.figures.agreement import agreement_heatmap, agreement_heatmap_alt, tau_matrix, tau_matrix_alt
+from fss_core.figures.coverage import coverage_alt, coverage_chart, mark_rule
+from fss_core.figures.retraining import retraining_alt, retraining_figure
+from fss_core.figures.trajectories import profile_alt, profile_figure, trajectories_alt, trajectories_figure
+from fss_core.figures.verdicts import verdicts_alt, verdicts_figure
 from fss_core.invariance import Invariance
 from fss_core.invariance.grids import epochs_grid
 from fss_core.invariance.groups import rows_that_move
@@ -137,22 +142,22 @@ def _epochs(store: Store, place: Place) -> Said | None:
     found = own.found(place, kind)
     if show == "epochs":
         grid = epochs_grid(found, own.candidates)
-        figure = figures.agreement_heatmap(grid, dark=is_dark())
-        learn.draw(figure, "epochs", figures.agreement_heatmap_alt(grid), larger=1.15)
+        figure = agreement_heatmap(grid, dark=is_dark())
+        learn.draw(figure, "epochs", agreement_heatmap_alt(grid), larger=1.15)
         return studied.epochs_fields(found, own.where)
     if show == "profile":
         labels = [column.label for column in found.table.columns]
         label = labels[learn.slide(place, "Epoch", range(len(labels)), labels.__getitem__, len(labels) - 1)]
-        learn.draw(figures.profile_figure(found, label, dark=is_dark()), "profile", figures.profile_alt(found, label))
+        learn.draw(profile_figure(found, label, dark=is_dark()), "profile", profile_alt(found, label))
         return studied.profile_fields(found, own.where, label)
     if show == "trajectories":
         rows = [row.name for row in found.table.rows]
         layer = learn.pick(place, "Layer, from input to output", rows, next(iter(rows_that_move(found.table)), ""))
-        figure = figures.trajectories_figure(found, [layer], dark=is_dark())
-        learn.draw(figure, "trajectories", figures.trajectories_alt(found, [layer]))
+        figure = trajectories_figure(found, [layer], dark=is_dark())
+        learn.draw(figure, "trajectories", trajectories_alt(found, [layer]))
         return studied.trajectory_fields(found, own.where, layer)
     titles = {candidate.label: candidate.short_title for candidate in own.candidates}
-    learn.draw(figures.tau_matrix(found, titles, dark=is_dark()), "rankings", figures.tau_matrix_alt(found, titles))
+    learn.draw(tau_matrix(found, titles, dark=is_dark()), "rankings", tau_matrix_alt(found, titles))
     return studied.rankings_fields(found, own.where)
 
 
@@ -188,17 +193,17 @@ def _retraining(store: Store, place: Place) -> Said | None:
 def _coverage(place: Place, own: RetrainPicture, pictures: Sequence[RetrainPicture]) -> Said:
     rule = learn.pick(place, "Rule", own.spec.rules)
     coverage = own.coverages[0]
-    figure = figures.coverage_chart(coverage, dark=is_dark())
-    figures.mark_rule(figure, coverage, rule, dark=is_dark())
-    learn.draw(figure, "coverage", figures.coverage_alt(coverage), larger=1.15)
+    figure = coverage_chart(coverage, dark=is_dark())
+    mark_rule(figure, coverage, rule, dark=is_dark())
+    learn.draw(figure, "coverage", coverage_alt(coverage), larger=1.15)
     return studied.coverage_fields(own, rule)
 
 
 def _curves(place: Place, own: RetrainPicture, pictures: Sequence[RetrainPicture]) -> Said:
     rule = learn.pick(place, "Rule", own.spec.rules)
     comparisons = [studied.only_rule(comparison, rule) for comparison in own.comparisons]
-    figure = figures.retraining_figure(comparisons, dark=is_dark())
-    learn.draw(figure, "retraining", figures.retraining_alt(comparisons), larger=1.15, height=620)
+    figure = retraining_figure(comparisons, dark=is_dark())
+    learn.draw(figure, "retraining", retraining_alt(comparisons), larger=1.15, height=620)
     return studied.retraining_fields(own, rule)
 
 
@@ -210,8 +215,8 @@ def _verdicts(place: Place, own: RetrainPicture, pictures: Sequence[RetrainPictu
     estimates = [studied.difference(picture.last, judged, against) for picture in pictures]
     other = "before" if against == "no retraining" else "retraining all"
     what = f"{studied.judged_words(judged)} accuracy, after minus {other}"
-    figure = figures.verdicts_figure(titles, estimates, what, dark=is_dark())
-    learn.draw(figure, "verdicts", figures.verdicts_alt(titles, estimates, what))
+    figure = verdicts_figure(titles, estimates, what, dark=is_dark())
+    learn.draw(figure, "verdicts", verdicts_alt(titles, estimates, what))
     return studied.verdicts_fields(pictures, judged, against)
 
 

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from fss_core import explore, figures
+from fss_core import explore
+from fss_core.figures.coverage import coverage_alt, coverage_chart
+from fss_core.figures.retraining import checkpoints_alt, checkpoints_figure, retraining_alt, retraining_figure
+from fss_core.figures.style import SAVE_CONFIG
 from fss_core.imports import published
 from fss_core.jobs import service
 from fss_core.jobs.plans import Plan
@@ -179,14 +182,14 @@ def _coverage(picture: RetrainPicture) -> None:
     if len(picture.seeds) > 1:
         st.selectbox("Of initialisation", list(by_seed), key="shown")
     coverage = by_seed[st.session_state["shown"]]
-    figure = figures.coverage_chart(coverage, dark=is_dark())
+    figure = coverage_chart(coverage, dark=is_dark())
     st.plotly_chart(
         figure,
         key="coverage",
         theme=None,
         width="stretch",
-        config=figures.SAVE_CONFIG,
-        alt=figures.coverage_alt(coverage),
+        config=SAVE_CONFIG,
+        alt=coverage_alt(coverage),
     )
     call = (
         "<b>call</b>: of the score that decides; <b>F</b> fragile, <b>R</b> robust, <b>A</b> antifragile, lower case "
@@ -206,14 +209,14 @@ def _coverage(picture: RetrainPicture) -> None:
 
 def _curves(picture: RetrainPicture) -> None:
     st.header("Accuracy while retraining", anchor=False)
-    figure = figures.retraining_figure(picture.comparisons, dark=is_dark())
+    figure = retraining_figure(picture.comparisons, dark=is_dark())
     st.plotly_chart(
         figure,
         key="retraining_curves",
         theme=None,
         width="stretch",
-        config=figures.SAVE_CONFIG,
-        alt=figures.retraining_alt(picture.comparisons),
+        config=SAVE_CONFIG,
+        alt=retraining_alt(picture.comparisons),
     )
     last = picture.last
     over = (
@@ -253,14 +256,14 @@ def _across(across: Sequence[Comparison]) -> None:
             "budget, and accuracy after retraining is drawn here against the epoch that it started from."
         )
         return
-    figure = figures.checkpoints_figure(across, dark=is_dark())
+    figure = checkpoints_figure(across, dark=is_dark())
     st.plotly_chart(
         figure,
         key="across",
         theme=None,
         width="stretch",
-        config=figures.SAVE_CONFIG,
-        alt=figures.checkpoints_alt(across),
+        config=SAVE_CONFIG,
+        alt=checkpoints_alt(across),
     )
     seeds = {own.spec.measurement.epoch: len(own.seeds) for own in across}
     if len(set(seeds.values())) > 1:
