@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from unittest.mock import patch
@@ -54,7 +53,7 @@ def main() -> None:
     prepare_to_compute()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda (default), mps, cpu")
-    parser.add_argument("--only", default=None, metavar="NETWORK", help="one network")
+    parser.add_argument("--only", choices=sorted({name for name, _ in ROWS}), help="one network")
     options = parser.parse_args()
     ways = [REFERENCE, _Way("fast"), _Way("fast", "bf16")]
     if torch.device(options.device).type == "cuda":
@@ -75,7 +74,9 @@ def _compare(network: str, size: int, device: str, ways: list[_Way]) -> None:
     layers = every[:: max(len(every) // NUM_LAYERS, 1)][:NUM_LAYERS]
     images = pixels, labels, adversarial
     expected = _on_the_cpu(model, shape, layers, images)
-    print(f"{network} {size}×{size}, {len(layers)} of {len(every)} layers, {NUM_IMAGES} + {NUM_IMAGES} images")
+    print(
+        f"{network} {size}×{size}, {len(layers)} of {len(every)} layers, {NUM_IMAGES} + {NUM_IMAGES} images", flush=True
+    )
     seconds: dict[_Way, float] = {}
     for way in ways:
         spec = ResponseSpec(num_thresholds=NUM_THRESHOLDS, engine=way.engine, arithmetic=way.arithmetic)
@@ -94,13 +95,9 @@ def _compare(network: str, size: int, device: str, ways: list[_Way]) -> None:
         )
 
 
-def _chunks() -> Iterator[slice]:
-    return (slice(start, start + IMAGES_PER_CHUNK) for start in range(0, NUM_IMAGES, IMAGES_PER_CHUNK))
-
-
 def _measure(measurer: Measurer, layers: list[str], images: tuple[Tensor, ...]) -> dict[str, Predictions]:
     pixels, labels, adversarial = images
-    chunks = [chunk for chunk in _chunks() if chunk.start < len(pixels)]
+    chunks = [slice(start, start + IMAGES_PER_CHUNK) for start in range(0, len(pixels), IMAGES_PER_CHUNK)]
     unfiltered = [measurer.unfiltered(pixels[c], adversarial[c], None) for c in chunks]
     return {
         name: Predictions.join(

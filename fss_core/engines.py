@@ -293,15 +293,13 @@ class FastEngine:
         try:
             with self.swapped(places):
                 return self._record(run)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:  # an operation that must be asked for each time
+        except RuntimeError:  # an operation that must be asked for each time, or too little memory to record
             self._record = None
             return None
 
 
 class _PreparedDownstream:
-    """Images as they reach the replaced layers; every prediction is in the arithmetic of the second.
+    """Images as they reach the replaced layers; to be asked in one arithmetic, as recorded predictions stay in theirs.
 
     Args:
         engine: whose weights are replaced.

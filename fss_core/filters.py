@@ -46,7 +46,7 @@ def layer_thresholds(weight: Tensor, num_thresholds: int = 25) -> npt.NDArray[np
     """
     if num_thresholds < 2:
         raise ValueError(f"num_thresholds must be at least 2, got {num_thresholds}")
-    low, high = (float(bound) for bound in torch.aminmax(weight.detach().double()))
+    low, high = (float(bound) for bound in torch.aminmax(weight.detach()))
     return np.linspace(low, high, num_thresholds, dtype=np.float64)
 
 
@@ -167,7 +167,7 @@ class LayerFilters:
         num_thresholds: A.
         name: the layer's name; with ``seed`` it decides the random control's draws.
         seed: of the random control.
-        device: where weights are sorted and filtered.
+        device: where weights are filtered, and sorted if it is an NVIDIA GPU.
 
     Raises:
         ValueError: fewer than 2 thresholds.
@@ -184,9 +184,10 @@ class LayerFilters:
         self.seed = seed
         self.thresholds = layer_thresholds(weight, num_thresholds)
         self.num_weights = weight.numel()
-        self._live = (live.to(device) & (self.weight != 0)).flatten()
+        raw = self.weight if self.weight.is_cuda else weight.detach().cpu()  # other devices may round tiny weights to 0
+        self._live = (live.to(raw.device) & (raw != 0)).flatten()
         self.num_live = int(self._live.sum())
-        values, by_value = torch.sort(self.weight.flatten(), stable=True)
+        values, by_value = torch.sort(raw.flatten(), stable=True)
         self._orders: dict[int, tuple[Tensor, npt.NDArray[np.int64]]] = {0: self._index(by_value)}
         sorted_values = values.cpu().double().numpy()
         self._not_above = np.searchsorted(sorted_values, self.thresholds, side="right")
@@ -201,14 +202,14 @@ class LayerFilters:
         ranks = torch.empty_like(order, dtype=torch.int32)
         ranks[order] = torch.arange(self.num_weights, dtype=torch.int32, device=order.device)
         live_before = np.concatenate(([0], np.cumsum(self._live[order].cpu().numpy(), dtype=np.int64)))
-        return ranks, live_before
+        return ranks.to(self.weight.device), live_before
 
     def _order(self, order: int) -> tuple[Tensor, npt.NDArray[np.int64]]:
         if order not in self._orders:
             identity = hashlib.sha256(f"{self.seed}/{self.name}/{order}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(identity[:8], "big") >> 1)
             drawn = torch.randperm(self.num_weights, generator=generator)
-            self._orders[order] = self._index(drawn.to(self.weight.device))
+            self._orders[order] = self._index(drawn.to(self._live.device))
         return self._orders[order]
 
     def removal(self, row: FilterRow, threshold_index: int) -> Removal:

@@ -136,20 +136,25 @@ def student_half_width(level: float, degrees: int) -> float:
     """Compute how many standard errors lie on either side of an estimate, by Student's t.
 
     That is t with P(|T| ≤ t) = level, by Newton's steps from below: in θ = arctan(t / √ν) the probability is a finite
-    sum, and its slope falls. scipy has the same, but a page that imports it opens a fifth of a second later.
+    sum, and its slope falls. scipy has the same, but a page would import it for this alone.
 
     Args:
-        level: of the two-sided interval, between 0 and 1.
+        level: of the two-sided interval, above 0 and at most 0.9999999.
         degrees: ν of freedom, at least 1.
 
     Returns:
-        t, to 9 digits; to 7 beyond a level of 0.9999.
+        t, to 9 digits; to 6 beyond a level of 0.9999.
+
+    Raises:
+        ValueError: ``level`` is out of range.
 
     Source: Abramowitz and Stegun 1964, 26.7.3 and 26.7.4.
 
     >>> round(student_half_width(0.95, 9), 4)
     2.2622
     """
+    if not 0 < level <= 0.9999999:
+        raise ValueError(f"level must lie in (0, 0.9999999], got {level}; take a lower one, or fewer scores at once")
     angle = math.atan(NormalDist().inv_cdf((1 + level) / 2) / math.sqrt(degrees))
     steps = np.arange(1 + degrees % 2, degrees - 1, 2)
     ratios = steps / (steps + 1)
@@ -163,7 +168,7 @@ def student_half_width(level: float, degrees: int) -> float:
             inside = 2 / math.pi * (angle + (sine * cosine * terms if degrees > 1 else 0.0))
         step = (level - inside) / (slope * cosine ** (degrees - 1))
         angle += step
-        if abs(step) <= 1e-14 * angle:
+        if step <= 1e-14 * angle:  # from below, each step is a rise
             break
     return math.sqrt(degrees) * math.tan(angle)
 

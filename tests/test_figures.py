@@ -530,7 +530,7 @@ def test_alternative_texts_hold_the_main_numbers(responses: Responses, facts: La
 
 
 def test_importing_figures_loads_neither_torch_nor_streamlit() -> None:
-    heavy = ["torch", "streamlit"]
+    heavy = ["torch", "streamlit", "scipy"]
     modules = ", ".join(own.name for own in pkgutil.iter_modules(figures.__path__, "fss_core.figures."))
     code = f"import {modules}, sys, json; print(json.dumps([n for n in {heavy} if n in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

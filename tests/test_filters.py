@@ -12,6 +12,7 @@ import reference
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from networks import on_every_device
 from torch import Tensor
 
 from fss_core.filters import (
@@ -59,10 +60,16 @@ def layers(draw: st.DrawFn) -> tuple[Tensor, Tensor, int]:
 
 
 def make(
-    weight: Tensor, number: int, live: Tensor | None = None, *, name: str = "layer", seed: int = 0
+    weight: Tensor,
+    number: int,
+    live: Tensor | None = None,
+    *,
+    name: str = "layer",
+    seed: int = 0,
+    device: str = "cpu",
 ) -> LayerFilters:
     mask = torch.ones_like(weight, dtype=torch.bool) if live is None else live
-    return LayerFilters(weight, mask, num_thresholds=number, name=name, seed=seed)
+    return LayerFilters(weight, mask, num_thresholds=number, name=name, seed=seed, device=device)
 
 
 def mask_of(filters: LayerFilters, removal: Removal) -> Tensor:
@@ -181,9 +188,10 @@ def test_a_threshold_that_is_nan_is_refused(call: object) -> None:
 
 @settings(max_examples=60)
 @given(weights())
-def test_filtering_equals_the_reference_and_the_pure_functions(case: tuple[Tensor, int]) -> None:
+@on_every_device
+def test_filtering_equals_the_reference_and_the_pure_functions(device: str, case: tuple[Tensor, int]) -> None:
     weight, number = case
-    filters = make(weight, number)
+    filters = make(weight, number, device=device)
     thresholds = layer_thresholds(weight, number)
     edges = pulse_edges(thresholds)
     assert filters.thresholds.tolist() == thresholds.tolist()
@@ -195,7 +203,7 @@ def test_filtering_equals_the_reference_and_the_pure_functions(case: tuple[Tenso
             "pulse": lambda k=k: pulse(weight, edges[k], edges[k + 1]),
         }[row.filter]()
         keeps = reference.keep_mask(weight, row.filter, k, number)
-        assert bits(filters.apply(removal)) == bits(expected) == bits(weight.masked_fill(~keeps, 0))
+        assert bits(filters.apply(removal).cpu()) == bits(expected) == bits(weight.masked_fill(~keeps, 0))
         assert filters.num_kept(removal)[0] == int(keeps.sum())
 
 
@@ -213,14 +221,15 @@ def test_counts_of_live_weights(case: tuple[Tensor, Tensor, int]) -> None:
 
 @settings(max_examples=60)
 @given(layers())
-def test_a_signature_names_what_is_left_alive(case: tuple[Tensor, Tensor, int]) -> None:
+@on_every_device
+def test_a_signature_names_what_is_left_alive(device: str, case: tuple[Tensor, Tensor, int]) -> None:
     """One signature, one network; and, but for orders that agree by chance, one network, one signature."""
     weight, live, number = case
-    filters = make(weight, number, live)
+    filters = make(weight, number, live, device=device)
     left: dict[tuple[int, int, int], bytes] = {}
     for row, k in itertools.product([*ROWS, *CONTROLS], range(number)):
         removal = filters.removal(row, k)
-        alive = bits(filters.apply(removal).masked_fill(~live, 0) + 0.0)
+        alive = bits(filters.apply(removal).cpu().masked_fill(~live, 0) + 0.0)
         signature = filters.signature(removal)
         assert left.setdefault(signature, alive) == alive
         assert (signature == UNFILTERED) == (alive == bits(weight.masked_fill(~live, 0) + 0.0))
@@ -312,6 +321,9 @@ def test_the_histogram_counts_every_weight_once(case: tuple[Tensor, int]) -> Non
     assert filters.histogram_edges.shape == (HISTOGRAM_BINS + 1,)
     assert filters.histogram.sum() == weight.numel()
     assert filters.histogram_edges[0] <= float(weight.min()) <= float(weight.max()) <= filters.histogram_edges[-1]
+    counts, edges = np.histogram(weight.double().numpy(), bins=HISTOGRAM_BINS)
+    assert filters.histogram.tolist() == counts.tolist()
+    assert filters.histogram_edges.tolist() == edges.tolist()
 
 
 def test_the_histogram_by_hand() -> None:

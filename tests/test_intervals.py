@@ -72,9 +72,15 @@ def test_influence_is_the_change_of_the_score_when_an_image_weighs_more(estimand
 
 @pytest.mark.parametrize("degrees", [*range(1, 40), 99, 100, 299, 999, 1000, 9_999, 60_000])
 def test_student_s_t_is_scipy_s(degrees: int) -> None:
-    for level in (0.1, 0.5, 0.8, 0.9, 0.95, 0.99, 1 - 0.05 / 57, 1 - 0.05 / 684, 1 - 1e-6):
+    for level in (0.1, 0.5, 0.8, 0.9, 0.95, 0.99, 1 - 0.05 / 57, 1 - 0.05 / 684, 1 - 1e-6, 0.9999999):
         expected = stats.t.ppf((1 + level) / 2, degrees)
-        assert student_half_width(level, degrees) == pytest.approx(expected, rel=1e-7 if level > 0.9999 else 1e-9)
+        assert student_half_width(level, degrees) == pytest.approx(expected, rel=1e-6 if level > 0.9999 else 1e-9)
+
+
+@pytest.mark.parametrize("level", [0.0, 1 - 1e-8, 1.0, float("nan")])
+def test_a_level_beyond_what_can_be_said_is_refused(level: float) -> None:
+    with pytest.raises(ValueError, match=r"^level must lie in \(0, 0\.9999999\], got "):
+        student_half_width(level, 9)
 
 
 @given(level=st.floats(0.001, 0.9999), degrees=st.integers(1, 2000))

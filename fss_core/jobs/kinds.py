@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fss_core.jobs.board import Run, Task
-from fss_core.jobs.plans import Plan, plan_measurement
+from fss_core.jobs.plans import Plan
 from fss_core.jobs.rates import Machine
 from fss_core.jobs.requests import MeasureRequest, Request, essence
-from fss_core.jobs.retraining_plans import RetrainRequest, plan_retraining
 from fss_core.specs import UnknownNameError, choose, from_json
 from fss_core.store import Store
 
@@ -47,28 +46,54 @@ MakeFlow = Callable[[str | None], "Flow"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """One kind of run.
+    """One kind of run; of what it names, a process imports what it needs, when it first does.
 
     Attributes:
-        request: the dataclass of what is asked for.
-        plan: lists the tasks that are left of a request.
-        work: ``module:class`` of what does them; imported by workers only, since it needs torch.
+        request: ``module:class`` of what is asked for.
+        plan: ``module:function`` that lists the tasks that are left of a request.
+        work: ``module:class`` of what does them, for workers only, since it needs torch.
     """
 
-    request: type[Request]
-    plan: Callable[[Store, Any, Machine], Plan]
+    request: str
+    plan: str
     work: str
 
+    def read(self, request: object) -> Request:
+        """Rebuild a request from what JSON made of it.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        read: Request = from_json(_imported(self.request), request)
+        return read
+
+    def plan_request(self, store: Store, request: Request, machine: Machine) -> Plan:
+        """Plan what is left of a request."""
+        planned: Plan = _imported(self.plan)(store, request, machine)
+        return planned
+
     def make_work(self, make_flow: MakeFlow) -> Work:
-        """Import and make what does the tasks."""
-        module, _, name = self.work.partition(":")
-        made: Work = getattr(importlib.import_module(module), name)(make_flow)
+        """Make what does the tasks."""
+        made: Work = _imported(self.work)(make_flow)
         return made
 
 
+def _imported(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 KINDS: dict[str, Kind] = {
-    "measure": Kind(request=MeasureRequest, plan=plan_measurement, work="fss_core.jobs.measuring:MeasureWork"),
-    "retrain": Kind(request=RetrainRequest, plan=plan_retraining, work="fss_core.jobs.retraining:RetrainWork"),
+    "measure": Kind(
+        request="fss_core.jobs.requests:MeasureRequest",
+        plan="fss_core.jobs.plans:plan_measurement",
+        work="fss_core.jobs.measuring:MeasureWork",
+    ),
+    "retrain": Kind(
+        request="fss_core.jobs.retraining_plans:RetrainRequest",
+        plan="fss_core.jobs.retraining_plans:plan_retraining",
+        work="fss_core.jobs.retraining:RetrainWork",
+    ),
 }
 """By the name that the board knows them by."""
 
@@ -89,7 +114,7 @@ def read_request(run: Run) -> Request:
         UnknownNameError: this version does not know its kind.
         ValueError: the request cannot be read.
     """
-    return from_json(kind_of(run).request, run.request)
+    return kind_of(run).read(run.request)
 
 
 def plan_run(store: Store, run: Run, machine: Machine) -> Plan:
@@ -109,7 +134,7 @@ def plan_request(store: Store, request: Request, machine: Machine) -> Plan:
         FssError: it cannot be done.
         ValueError: it asks for what cannot be.
     """
-    return KINDS[request.kind].plan(store, request, machine)
+    return KINDS[request.kind].plan_request(store, request, machine)
 
 
 def overlap(request: Request, run: Run) -> bool:
