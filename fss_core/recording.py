@@ -7,6 +7,7 @@ takes 4.9 times as long, SqueezeNet 2.4, ResNet-18 2.2 at 32 × 32 pixels and as
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 
@@ -53,8 +54,14 @@ def _rehearse(run: Run) -> None:
     It fails here because a recording that breaks off leaves torch's memory as if it still went on.
     """
     mode = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        _refuse_waiting("error")
         run()
     finally:
+        _refuse_waiting(mode)
+
+
+def _refuse_waiting(mode: int | str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that torch may change this
         torch.cuda.set_sync_debug_mode(mode)
