@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import gc
 import html
 import logging
 import os
@@ -74,7 +73,6 @@ _LINKED = re.compile(r"(:)(?=//)|(www)(?=\.)|((?<![/\w.+-])[\w.+-]+@)(?=[-\w]+\.
 log = logging.getLogger(__name__)
 
 spare_memory()  # once a process, before it has taken much
-gc.freeze()  # what the server has loaded stays: no collection of garbage has to look at it again
 
 
 def begin(title: str, *, sidebar: Literal["expanded", "collapsed"] = "expanded", navigation: bool = True) -> Store:
