@@ -413,7 +413,7 @@ def test_an_overlap_fails_the_run_before_anything_is_trained(store: Store, tmp_p
 
 
 def test_the_kind_is_known_and_rubbish_is_not(store: Store) -> None:
-    assert KINDS["retrain"].request is RetrainRequest
+    assert KINDS["retrain"].read(json.loads(canonical_json(REQUEST.to_json()))) == REQUEST
     run = Board(store).ask("retrain", {"spec": {}})
     with pytest.raises(ValueError, match="RetrainRequest cannot be read"):
         read_request(run)
