@@ -6,11 +6,10 @@ costs the same whatever was filtered; the spread of the sample is shown). A firs
 from a network nothing is known of, against full forward passes of 300 + 300 images. Finished rows are kept in a file,
 so that an interrupted run goes on with the next. ``--quick`` measures a sample of layers. Let nothing else run.
 
-What bounds the ratio: of the products of full passes, only those are needed whose taps lie on the map, downstream of
-the filtered layer, of filtered networks that differ. Each row says which share that is, how fast the fast engine does
-them beside a matrix product on the same cores, and which ratio it would reach by doing the same products as fast as
-that. Fewer products could bring more, but did not so far: Winograd's filtering, written in torch's own operations, took
-0.84 to 0.99 of the time for ResNet-18's maps of 2 × 2 pixels at 64 × 64, and as long or longer on larger ones.
+What bounds the ratio: of the products of full passes, only those are needed whose taps lie on the map (fewer still by
+minimal filtering, where the engine does that), downstream of the filtered layer, of filtered networks that differ. Each
+row says which share that is, how fast the fast engine does them beside a matrix product on the same cores, and which
+ratio it would reach by doing the same products as fast as that.
 """
 
 from __future__ import annotations
@@ -40,6 +39,7 @@ from fss_core.measuring import Measurer
 from fss_core.models import build_network, seeded
 from fss_core.responses import Predictions
 from fss_core.specs import AttackSpec, ResponseSpec
+from fss_core.winograd import by_winograd
 
 ROWS = (
     ("squeezenet1_1", 32),
@@ -286,7 +286,7 @@ def _needed_share(model: nn.Module, shape: tuple[int, int, int], measurer: Measu
 
 
 def _products(module: nn.Conv2d | nn.Linear, given: tuple[int, ...], made: tuple[int, ...]) -> tuple[int, int]:
-    """Count a layer's products for one image, and those that do not multiply padding."""
+    """Count a layer's products for one image, and those that the fast engine needs: none of padding."""
     if isinstance(module, nn.Linear):
         own = module.weight.numel() * torch.Size(made[1:-1]).numel()
         return own, own
@@ -300,7 +300,9 @@ def _products(module: nn.Conv2d | nn.Linear, given: tuple[int, ...], made: tuple
             for tap in range(module.kernel_size[axis])
         ]
         on_map *= sum(0 <= place < given[2 + axis] for place in places)
-    return module.weight.numel() * torch.Size(made[2:]).numel(), on_map
+    full = module.weight.numel() * torch.Size(made[2:]).numel()
+    fewer = by_winograd(module, given[1:])
+    return full, on_map if fewer is None else fewer.num_products
 
 
 def random_network(name: str, size: int) -> nn.Module:

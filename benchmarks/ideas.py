@@ -2,7 +2,7 @@
 
 Filtered networks of layers spread over each network are run on 100 + 100 images by the fast engine as it is, and by one
 that lacks an idea, in turns; the ratio of the sums of medians is printed, and whether they predict the same. Then the
-convolutions that are done as products, beside the library's. Let nothing else run.
+convolutions that are done otherwise than by the library, beside the library's. Let nothing else run.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from fss_core.computing import prepare_to_compute
 from fss_core.engines import Engine, make_engine
 from fss_core.graphs import tensor_shapes, trace
 from fss_core.models import filterable_modules
-from fss_core.products import as_product
+from fss_core.products import ProductConv, as_product
+from fss_core.winograd import by_winograd
 
 NUM_IMAGES = 200
 NUM_LAYERS = 6
 WITHOUT = {
+    "minimal filtering": ("fss_core.engines.by_winograd", lambda conv, shape: None),
     "products": ("fss_core.engines.as_product", lambda conv, shape: None),
     "memory used again": ("fss_core.graphs.reuse_memory", lambda built: None),
 }
@@ -93,16 +95,16 @@ def _compare_convolutions(network: str, size: int, repetitions: int) -> None:
         given = shapes[node.all_input_nodes[0]][1:]
         kind = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, given)
         conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
-        product = as_product(conv, given)
-        if product is None or kind in seen:
+        instead = by_winograd(conv, given) or as_product(conv, given)
+        if instead is None or kind in seen:
             continue
         seen.add(kind)
         maps = torch.rand(NUM_IMAGES, *given).contiguous(memory_format=torch.channels_last)
-        library, own = (_milliseconds(lambda run=run, maps=maps: run(maps), repetitions) for run in (conv, product))
-        made = tuple(product.output_shape[:2])
+        library, own = (_milliseconds(lambda run=run, maps=maps: run(maps), repetitions) for run in (conv, instead))
+        how = "product" if isinstance(instead, ProductConv) else "minimal filtering"
         print(
             f"  {conv.kernel_size[0]} × {conv.kernel_size[1]}, {conv.in_channels} → {conv.out_channels} channels, "
-            f"{given[1]} × {given[2]} → {made[0]} × {made[1]} pixels: library {library:.2f} ms, product {own:.2f} ms: "
+            f"{given[1]} × {given[2]} pixels: library {library:.2f} ms, {how} {own:.2f} ms: "
             f"{library / own:.1f} times",
             flush=True,
         )

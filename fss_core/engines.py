@@ -7,7 +7,8 @@ downstream:
 - what lies upstream is computed once per batch of images and shared by all filters of a layer;
 - batch normalisation is folded into the convolution before it (masks are made from the raw weights);
 - tensors are kept channels-last, also where ShuffleNet shuffles channels;
-- most convolutions on small maps become matrix products (:mod:`fss_core.products`);
+- convolutions on small maps become matrix products (:mod:`fss_core.products`), on a CPU and in float32 by fewer
+  products than they have taps (:mod:`fss_core.winograd`);
 - activations and sums write over what was made for them alone;
 - on a GPU that can, what lies downstream is recorded once and replayed (:mod:`fss_core.recording`).
 """
@@ -26,11 +27,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from fss_core.graphs import Plan, tensor_shapes, trace
-from fss_core.models import FilterableModule, filterable_modules, full_precision
-from fss_core.products import as_product
+from fss_core.models import filterable_modules, full_precision
+from fss_core.products import StandInConv, as_product
 from fss_core.recording import Run, recorder
+from fss_core.specs import Arithmetic, NotFiniteError
 from fss_core.specs import Engine as EngineName
-from fss_core.specs import NotFiniteError
+from fss_core.winograd import by_winograd
 
 
 class UntraceableNetworkWarning(UserWarning):
@@ -56,7 +58,13 @@ class Engine(Protocol):
         """Lend the whole network, pixels → logits, with these layers' weights replaced (to attack it)."""
 
 
-def make_engine(name: EngineName, model: nn.Module, image_shape: tuple[int, ...], device: str = "cpu") -> Engine:
+def make_engine(
+    name: EngineName,
+    model: nn.Module,
+    image_shape: tuple[int, ...],
+    device: str = "cpu",
+    arithmetic: Arithmetic = "float32",
+) -> Engine:
     """Make an engine for a network, in float32; the network handed in is copied, never changed.
 
     Args:
@@ -64,6 +72,7 @@ def make_engine(name: EngineName, model: nn.Module, image_shape: tuple[int, ...]
         model: pixels (N, C, H, W) → logits.
         image_shape: (C, H, W).
         device: where to run.
+        arithmetic: in which it will predict.
 
     Returns:
         The engine asked for; ``reference``, with an :class:`UntraceableNetworkWarning`, where a network cannot be
@@ -79,7 +88,8 @@ def make_engine(name: EngineName, model: nn.Module, image_shape: tuple[int, ...]
             raise NotFiniteError("the network's logits are NaN or infinite; look at its normalisation, or train again")
         if name == "fast":
             try:
-                return FastEngine(copy.deepcopy(model), sample)  # it rewrites what it is given, also when it fails
+                # It rewrites what it is given, also when it fails.
+                return FastEngine(copy.deepcopy(model), sample, saves_products=arithmetic == "float32")
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:
@@ -106,8 +116,9 @@ def _swapped(modules: Mapping[str, nn.Module], weights: Mapping[str, Tensor]) ->
 
 
 def _weight(module: nn.Module) -> Tensor:
-    assert isinstance(module, FilterableModule)
-    return module.weight
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 class ReferenceEngine:
@@ -169,12 +180,13 @@ class FastEngine:
     Args:
         model: in eval mode; the engine's own.
         sample: at least two images of the size to be measured.
+        saves_products: use minimal filtering, too, whose sums shorter arithmetic would spoil.
 
     Raises:
         Exception: the network cannot be traced, has hooks, or the simplified graph does not give the same logits.
     """
 
-    def __init__(self, model: nn.Module, sample: Tensor) -> None:
+    def __init__(self, model: nn.Module, sample: Tensor, *, saves_products: bool = True) -> None:
         """Trace, simplify, and check the result against the plain network."""
         with torch.no_grad():
             expected: Tensor = model(sample.clone())
@@ -191,7 +203,7 @@ class FastEngine:
             for module in self._modules.values():
                 if isinstance(module, nn.Conv2d):
                     module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
-            self._dense = self._make_dense(sample)
+            self._stand_ins = self._make_stand_ins(sample, saves_products)
             self._plans: dict[frozenset[str], Plan] = {}
             self._record = recorder(sample.device)
             got = self.prepare(sample, [])
@@ -237,27 +249,32 @@ class FastEngine:
             following[0].replace_all_uses_with(nodes[0])
             self._graph.erase_node(following[0])
 
-    def _make_dense(self, sample: Tensor) -> dict[fx.Node, str]:
-        """Give each convolution on a small map a matrix beside it; return node → name of that module."""
+    def _make_stand_ins(self, sample: Tensor, saves_products: bool) -> dict[fx.Node, str]:
+        """Put what is faster than the library on a small map in a convolution's place; return node → its name."""
         shapes = tensor_shapes(self._root, sample)
-        dense: dict[fx.Node, str] = {}
-        for nodes in self._calls.values():
-            for node in nodes:
-                conv, (source, *_) = self._module(node), node.all_input_nodes
-                product = as_product(conv, shapes[source][1:]) if isinstance(conv, nn.Conv2d) else None
-                if product is not None:
-                    dense[node] = f"product_{len(dense)}"
-                    self._root.add_module(dense[node], product)
-        return dense
+        names: dict[fx.Node, str] = {}
+        for node in (node for nodes in self._calls.values() for node in nodes):
+            conv, map_shape = self._module(node), shapes[node.all_input_nodes[0]][1:]
+            if not isinstance(conv, nn.Conv2d):
+                continue
+            stand_in: StandInConv | None = by_winograd(conv, map_shape) if saves_products else None
+            stand_in = as_product(conv, map_shape) if stand_in is None else stand_in
+            if stand_in is not None:
+                names[node] = f"stand_in_{len(names)}"
+                self._root.add_module(names[node], stand_in)
+                self._modules[names[node]] = stand_in
+        return names
 
     def _plan(self, layers: Collection[str]) -> Plan:
         key = frozenset(layers)
         if key not in self._plans:
-            self._plans[key] = Plan.split(self._root, self._dense, [node for name in key for node in self._calls[name]])
+            self._plans[key] = Plan.split(
+                self._root, self._stand_ins, [node for name in key for node in self._calls[name]]
+            )
         return self._plans[key]
 
     def scaled(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Turn raw weights, by layer, into the folded ones the graph uses, by module."""
+        """Turn raw weights, by layer, into what the graph multiplies with, by module."""
         device = _device(self._root)
         result = {}
         for name, weight in weights.items():
@@ -266,7 +283,10 @@ class FastEngine:
                 own = own * self._scales[name]
             if own.ndim == 4:
                 own = own.contiguous(memory_format=torch.channels_last)
-            result.update({str(node.target): own for node in self._calls[name]})
+            for node in self._calls[name]:
+                target = self._stand_ins.get(node, str(node.target))
+                module = self._modules[target]
+                result[target] = module.of_conv(own) if isinstance(module, StandInConv) else own
         return result
 
     def prepare(self, pixels: Tensor, layers: Collection[str]) -> _PreparedDownstream:

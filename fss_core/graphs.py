@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torchvision.models.shufflenetv2 import channel_shuffle
 
-from fss_core.products import ProductConv, channels_first, channels_last
+from fss_core.products import StandInConv, channels_first, channels_last
 
 
 def _shuffle_channels(maps: Tensor, groups: int) -> Tensor:
@@ -108,7 +108,7 @@ def reuse_memory(built: fx.GraphModule) -> None:
         if not isinstance(node, fx.Node) or len(node.users) > 1:
             return False
         made_by = modules[str(node.target)] if node.op == "call_module" else node.target
-        return isinstance(made_by, nn.Conv2d | nn.Linear | ProductConv) or made_by in (*_SUMS, _add_into)
+        return isinstance(made_by, nn.Conv2d | nn.Linear | StandInConv) or made_by in (*_SUMS, _add_into)
 
     for node in built.graph.nodes:
         does = type(modules[str(node.target)]) if node.op == "call_module" else node.target
@@ -181,7 +181,7 @@ class Plan:
     whole: nn.Module
 
     @classmethod
-    def split(cls, root: fx.GraphModule, dense: Mapping[fx.Node, str], replaced: Collection[fx.Node]) -> Plan:
+    def split(cls, root: fx.GraphModule, stand_ins: Mapping[fx.Node, str], replaced: Collection[fx.Node]) -> Plan:
         """Cut a graph at the nodes whose weights will be replaced; with none, at the logits."""
         (pixels,) = (node for node in root.graph.nodes if node.op == "placeholder")
         (output,) = (node for node in root.graph.nodes if node.op == "output")
@@ -196,7 +196,7 @@ class Plan:
         logits = output.args[0]
         needed = {source for node in behind for source in node.all_input_nodes} | ({logits} - after)
         cut = [node for node in (pixels, *before) if node in needed]
-        build = _Builder(root, dense, set(replaced))
+        build = _Builder(root, stand_ins)
         return cls(
             upstream=build([pixels], before, tuple(cut)),
             downstream=build(cut, behind, logits),
@@ -207,8 +207,7 @@ class Plan:
 @dataclass(frozen=True, slots=True)
 class _Builder:
     root: fx.GraphModule
-    dense: Mapping[fx.Node, str]
-    plain: set[fx.Node]
+    stand_ins: Mapping[fx.Node, str]
 
     def __call__(self, inputs: list[fx.Node], nodes: list[fx.Node], result: fx.node.Argument) -> nn.Module:
         needed: set[fx.Node] = set()
@@ -221,8 +220,8 @@ class _Builder:
         for node in nodes:
             if node in needed:
                 copies[node] = graph.node_copy(node, copies.__getitem__)
-                if node in self.dense and node not in self.plain:
-                    copies[node].target = self.dense[node]
+                if node in self.stand_ins:
+                    copies[node].target = self.stand_ins[node]
         graph.output(fx.node.map_arg(result, copies.__getitem__))
         built = fx.GraphModule(self.root, graph)
         reuse_memory(built)

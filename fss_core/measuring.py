@@ -112,7 +112,7 @@ class Measurer:
         chosen = select_layers(list(self.geometry), None if layers is None else list(layers))
         self.geometry = {name: self.geometry[name] for name in chosen}
         self.rows = filter_rows(spec.filters, spec.num_draws)
-        self._engine = make_engine(spec.engine, model, image_shape, device)
+        self._engine = make_engine(spec.engine, model, image_shape, device, spec.arithmetic)
         fell_back = spec.engine == "fast" and isinstance(self._engine, ReferenceEngine)
         self.notes = ("measured by the reference engine: the network cannot be traced",) if fell_back else ()
         self.num_classes = self._engine.num_classes

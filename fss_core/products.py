@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -14,35 +15,88 @@ _FEW_TAPS = 36
 """Taps of all windows up to which a convolution with a stride is one."""
 
 
-class ProductConv(nn.Module):
+class StandInConv(nn.Module, ABC):
+    """What does a convolution on one map size in its place.
+
+    Attributes:
+        weight: what it multiplies with, made from the convolution's weight.
+    """
+
+    weight: Tensor
+
+    @abstractmethod
+    def of_conv(self, weight: Tensor) -> Tensor:
+        """Turn a convolution's weight (C', C, h, w) into what this multiplies with."""
+
+
+class ProductConv(StandInConv):
     """A convolution on one map size as one matrix product.
 
     Args:
-        matrix: what is read from the maps → the result, (out, in).
-        bias: of the result, (out,).
-        output_shape: (H', W', C') of the result.
-        windows: what is read from the maps: the windows of a convolution, or the whole map at once.
+        conv: the convolution.
+        reads: what is read from the maps: the windows of a convolution, or the whole map at once.
+        output_size: (H', W').
     """
 
-    matrix: Tensor
-
-    def __init__(
-        self, matrix: Tensor, bias: Tensor | None, output_shape: tuple[int, ...], windows: Windows | None = None
-    ) -> None:
-        """Keep the matrix."""
+    def __init__(self, conv: nn.Conv2d, reads: Windows | WholeMap, output_size: tuple[int, int]) -> None:
+        """Turn the convolution's weight into a matrix."""
         super().__init__()
-        self.register_buffer("matrix", matrix.contiguous())
-        self.bias = bias
-        self.output_shape = output_shape
-        self._windows = windows
+        self._reads = reads
+        self.output_shape = (*output_size, conv.out_channels)
+        self.register_buffer("weight", self.of_conv(conv.weight.detach()).contiguous())
+        self.bias = None if conv.bias is None else reads.of_bias(conv.bias.detach())
+
+    def of_conv(self, weight: Tensor) -> Tensor:
+        """Turn a convolution's weight (C', C, h, w) into what is read → the result, (out, in)."""
+        return self._reads.of_weight(weight)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Convolve ``maps`` (N, C, H, W), channels-last like the result."""
-        read = channels_last(maps)
-        if self._windows is not None:
-            read = self._windows.read(read)
-        product = F.linear(read.reshape(-1, self.matrix.shape[1]), self.matrix, self.bias)
+        read = self._reads.read(channels_last(maps)).reshape(-1, self.weight.shape[1])
+        product = F.linear(read, self.weight, self.bias)
         return channels_first(product.view(len(maps), *self.output_shape))
+
+
+@dataclass(frozen=True, slots=True)
+class WholeMap:
+    """A map seen at once, each pixel of the result through a window of its own.
+
+    Attributes:
+        taps: which tap lies between a pixel of the result and one of the map, from 0, (H' × W', H × W).
+        size: (H', W').
+        has_gaps: between some lies none, for which there is a number beyond the taps.
+    """
+
+    taps: Tensor
+    size: tuple[int, int]
+    has_gaps: bool
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d, map_size: tuple[int, int]) -> WholeMap:
+        """See through a convolution's windows."""
+        num_taps = torch.Size(conv.kernel_size).numel()
+        pixels = torch.eye(torch.Size(map_size).numel()).view(-1, 1, *map_size)
+        numbers = torch.arange(1.0, num_taps + 1).view(1, 1, *conv.kernel_size)
+        seen = F.conv2d(pixels, numbers, None, conv.stride, conv.padding, conv.dilation)
+        taps = (seen.flatten(1).t().round().long() - 1) % (num_taps + 1)
+        height, width = seen.shape[2:]
+        return cls(taps.to(conv.weight.device), (height, width), bool((taps == num_taps).any()))
+
+    def read(self, maps: Tensor) -> Tensor:
+        """(N, H, W, C) as it is."""
+        return maps
+
+    def of_weight(self, weight: Tensor) -> Tensor:
+        """(C', C, h, w) → (H' × W' × C', H × W × C)."""
+        taps = channels_last(weight).flatten(1, 2)
+        if self.has_gaps:
+            taps = F.pad(taps, (0, 0, 0, 1))
+        chosen = taps.index_select(1, self.taps.flatten()).view(len(taps), len(self.taps), -1)
+        return chosen.transpose(0, 1).flatten(0, 1)
+
+    def of_bias(self, bias: Tensor) -> Tensor:
+        """(C',) → (H' × W' × C',)."""
+        return bias.repeat(len(self.taps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +148,14 @@ class Windows:
         ]
         return torch.cat(taps, -1) if len(taps) > 1 else taps[0]
 
+    def of_weight(self, weight: Tensor) -> Tensor:
+        """(C', C, h, w) → (C', h × w × C)."""
+        return channels_last(weight).flatten(1)
+
+    def of_bias(self, bias: Tensor) -> Tensor:
+        """(C',) as it is."""
+        return bias
+
 
 def as_product(conv: nn.Conv2d, input_shape: tuple[int, ...]) -> ProductConv | None:
     """Make a convolution a matrix product, where that was faster on a CPU, on maps of this size.
@@ -113,15 +175,11 @@ def as_product(conv: nn.Conv2d, input_shape: tuple[int, ...]) -> ProductConv | N
     """
     if conv.groups > 1 or conv.padding_mode != "zeros":
         return None
-    channels, height, width = input_shape
+    height, width = input_shape[1:]
     num_taps = torch.Size(conv.kernel_size).numel()
-    weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
     if height * width < num_taps:
-        units = torch.eye(channels * height * width, device=weight.device)
-        images = channels_first(units.view(-1, height, width, channels))
-        answers = channels_last(F.conv2d(images, weight, None, conv.stride, conv.padding, conv.dilation))
-        bias = None if bias is None else bias.repeat(torch.Size(answers.shape[1:3]).numel())
-        return ProductConv(answers.flatten(1).t(), bias, tuple(answers.shape[1:]))
+        whole = WholeMap.of(conv, (height, width))
+        return ProductConv(conv, whole, whole.size)
     strided = set(conv.stride) != {1}
     if num_taps > 1 and not strided:
         return None
@@ -129,7 +187,7 @@ def as_product(conv: nn.Conv2d, input_shape: tuple[int, ...]) -> ProductConv | N
     number = windows.number((height, width))
     num_windows = torch.Size(number).numel()
     if (num_taps == 1 and num_windows <= _FEW_PIXELS) or (strided and num_windows * num_taps <= _FEW_TAPS):
-        return ProductConv(channels_last(weight).flatten(1), bias, (*number, len(weight)), windows)
+        return ProductConv(conv, windows, number)
     return None
 
 
