@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import operator
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, fx, nn
 
+from fss_core.attacks import IMAGES_PER_PASS
 from fss_core.graphs import Plan, tensor_shapes, trace
 from fss_core.models import filterable_modules, full_precision
 from fss_core.products import StandInConv, as_product
@@ -45,6 +46,9 @@ class Prepared(Protocol):
     def predict(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Return the class predicted for each image, int64 (N,), with these layers' weights replaced."""
 
+    def network(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[nn.Module]:
+        """Lend the whole network, pixels → logits, with these layers' weights replaced, to attack these images."""
+
 
 class Engine(Protocol):
     """Runs one network with the weights of some layers replaced."""
@@ -55,7 +59,7 @@ class Engine(Protocol):
         """Take a batch, float32 (N, C, H, W), and the layers that will be replaced."""
 
     def replaced(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[nn.Module]:
-        """Lend the whole network, pixels → logits, with these layers' weights replaced (to attack it)."""
+        """Lend the whole network, pixels → logits, with these layers' weights replaced."""
 
 
 def make_engine(
@@ -155,6 +159,9 @@ class _PreparedWhole:
     def predict(self, weights: Mapping[str, Tensor]) -> Tensor:
         with torch.no_grad(), self.engine.replaced(weights) as model:
             return model(self.pixels.clone()).argmax(1)  # type: ignore[no-any-return]
+
+    def network(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[nn.Module]:
+        return self.engine.replaced(weights)
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -294,7 +301,7 @@ class FastEngine:
         plan = self._plan(layers)
         with torch.no_grad():
             cut = plan.upstream(pixels.contiguous(memory_format=torch.channels_last))
-        return _PreparedDownstream(self, plan, cut)
+        return _PreparedDownstream(self, plan, cut, pixels)
 
     @contextmanager
     def replaced(self, weights: Mapping[str, Tensor]) -> Iterator[nn.Module]:
@@ -306,10 +313,14 @@ class FastEngine:
         """Lend the graph's modules other folded weights for a block."""
         return _swapped(self._modules, scaled)
 
+    @property
+    def records(self) -> bool:
+        """Whether computations can be recorded, as far as is known."""
+        return self._record is not None
+
     def recorded(self, run: Run, places: Mapping[str, Tensor]) -> Run | None:
         """Record a computation with modules' folded weights in these places; ``None`` where that cannot be done."""
-        if self._record is None:
-            return None
+        assert self._record is not None
         try:
             with self.swapped(places):
                 return self._record(run)
@@ -325,15 +336,22 @@ class _PreparedDownstream:
         engine: whose weights are replaced.
         plan: the graph, cut.
         cut: what crosses the cut.
+        pixels: the images.
     """
 
-    def __init__(self, engine: FastEngine, plan: Plan, cut: tuple[Any, ...]) -> None:
+    def __init__(self, engine: FastEngine, plan: Plan, cut: tuple[Any, ...], pixels: Tensor) -> None:
         self._engine = engine
         self._plan = plan
         self._cut = cut
+        self._network = _Recalling(plan, torch.split(pixels, IMAGES_PER_PASS))
         self._num_predicted = 0
         self._places: dict[str, Tensor] = {}
         self._replay: Run | None = None
+
+    @contextmanager
+    def network(self, weights: Mapping[str, Tensor]) -> Iterator[nn.Module]:
+        with self._engine.swapped(self._engine.scaled(weights)):
+            yield self._network
 
     def logits(self, weights: Mapping[str, Tensor]) -> Tensor:
         with self._engine.swapped(self._engine.scaled(weights)):
@@ -342,7 +360,7 @@ class _PreparedDownstream:
     def predict(self, weights: Mapping[str, Tensor]) -> Tensor:
         scaled = self._engine.scaled(weights)
         self._num_predicted += 1
-        if self._num_predicted == 2:  # what is asked for once need not be recorded
+        if self._num_predicted == 2 and self._engine.records:  # what is asked for once need not be recorded
             self._places = {name: weight.clone() for name, weight in scaled.items()}
             self._replay = self._engine.recorded(lambda: self._downstream().argmax(1), self._places)
         if self._replay is None or scaled.keys() != self._places.keys():
@@ -355,3 +373,74 @@ class _PreparedDownstream:
     def _downstream(self) -> Tensor:
         with torch.no_grad():
             return self._plan.downstream(*self._cut)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """How a batch reached the replaced layers.
+
+    Attributes:
+        pixels: of the batch, from which the rest was computed.
+        cut: what crosses the cut.
+        moving: which values of it move with the pixels.
+    """
+
+    pixels: Tensor
+    cut: tuple[Any, ...]
+    moving: list[int]
+
+    @classmethod
+    def of(cls, upstream: nn.Module, batch: Tensor) -> _Remembered:
+        """Run a batch up to the cut, to be differentiated again and again."""
+        pixels = batch.detach().clone(memory_format=torch.channels_last).requires_grad_()
+        cut = upstream(pixels)
+        return cls(
+            pixels, cut, [index for index, own in enumerate(cut) if isinstance(own, Tensor) and own.requires_grad]
+        )
+
+
+class _Recall(torch.autograd.Function):
+    """Values that were computed before, as if they came from these pixels, which are the same."""
+
+    @staticmethod
+    def forward(ctx: Any, pixels: Tensor, remembered: _Remembered) -> tuple[Tensor, ...]:
+        ctx.remembered = remembered
+        return tuple(remembered.cut[index].detach() for index in remembered.moving)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        own = ctx.remembered
+        values = [own.cut[index] for index in own.moving]
+        return torch.autograd.grad(values, own.pixels, gradients, retain_graph=True)[0], None
+
+
+class _Recalling(nn.Module):
+    """A whole network that remembers how some batches reach its replaced layers, gradients included.
+
+    An attack looks at the images themselves first, through each filtered network: only what lies downstream is new.
+
+    Args:
+        plan: the graph, cut.
+        batches: what to remember, (N, C, H, W) each.
+    """
+
+    def __init__(self, plan: Plan, batches: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.whole = plan.whole
+        self._plan = plan
+        self._batches = batches
+        self._remembered: dict[int, _Remembered] = {}
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels → logits."""
+        seen = (index for index, batch in enumerate(self._batches) if torch.equal(batch, pixels))
+        batch = next(seen, None) if pixels.requires_grad and torch.is_grad_enabled() else None
+        if batch is None:
+            return self.whole(pixels)  # type: ignore[no-any-return]
+        if batch not in self._remembered:
+            self._remembered[batch] = _Remembered.of(self._plan.upstream, pixels)
+        remembered = self._remembered[batch]
+        cut = list(remembered.cut)
+        for index, value in zip(remembered.moving, _Recall.apply(pixels, remembered), strict=True):
+            cut[index] = value
+        return self._plan.downstream(*cut)  # type: ignore[no-any-return]

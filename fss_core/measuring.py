@@ -241,7 +241,7 @@ class Measurer:
         attack: AttackSpec,
         on_pass: Callable[[], None],
     ) -> Predictions:
-        with self._engine.replaced(weights) as network:
+        with prepared.network(weights) as network:
             attacked = run_attack(
                 network, images, labels.to(self.device), attack, num_classes=self.num_classes, on_pass=on_pass
             )

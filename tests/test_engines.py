@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import warnings
 from collections.abc import Callable
@@ -250,6 +251,55 @@ def test_gradients_reach_the_pixels_through_a_lent_network(name: str) -> None:
     expected = pixels.clone().requires_grad_()
     functional.cross_entropy(model(expected), labels).backward()
     torch.testing.assert_close(inputs.grad, expected.grad, rtol=1e-3, atol=1e-7)
+
+
+class _Skipping(nn.Module):
+    """A network in which the pixels, too, and something without a gradient reach what lies downstream of a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(2))
+        self.classify = nn.Linear(3, NUM_CLASSES)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        maps = self.first(pixels).relu()
+        where = maps.detach() > maps.detach().mean()
+        logits: Tensor = self.classify((self.second(maps) * where + pixels).mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("make", "layer"), [(make_branches, "grouped"), (make_branches, "stem"), (_Skipping, "second")]
+)
+@on_every_device
+def test_images_that_are_attacked_reach_the_replaced_layers_once(
+    make: Callable[[], nn.Module], layer: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And give the same gradients; other images, or parts of them, are run as a whole."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(engines, "IMAGES_PER_PASS", 4)
+    remember, remembered = engines._Remembered.of, []
+    monkeypatch.setattr(
+        engines._Remembered, "of", lambda upstream, batch: remembered.append(batch) or remember(upstream, batch)
+    )
+    model, (pixels, labels) = make().eval(), make_images(10)
+    pixels, labels = pixels.to(device), labels.to(device)
+    prepared = make_engine("fast", model, IMAGE_SHAPE, device).prepare(pixels, [layer])
+    for scale in (0.5, 1.0, -0.7):
+        weights = {layer: model.get_parameter(f"{layer}.weight").detach() * scale}
+        changed = copy.deepcopy(model).to(device)
+        changed.get_parameter(f"{layer}.weight").data = weights[layer].to(device)
+        for batch in (slice(0, 4), slice(8, 10), slice(0, 10), slice(2, 6)):
+            leaf, expected = (pixels[batch].clone().requires_grad_() for _ in range(2))
+            with prepared.network(weights) as network:
+                logits = network(leaf)
+            functional.cross_entropy(logits, labels[batch]).backward()
+            functional.cross_entropy(changed(expected), labels[batch]).backward()
+            torch.testing.assert_close(leaf.grad, expected.grad, rtol=1e-3, atol=1e-7)
+        with prepared.network(weights) as network, torch.no_grad():
+            torch.testing.assert_close(network(pixels[:4]), changed(pixels[:4]), rtol=1e-4, atol=1e-4)
+    assert [len(batch) for batch in remembered] == [4, 2]
 
 
 @pytest.mark.parametrize("name", ["fast", "reference"])

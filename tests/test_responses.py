@@ -341,6 +341,9 @@ class CountingEngine:
                 counter.num_networks += 1
                 return prepared.predict(weights)
 
+            def network(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[nn.Module]:
+                return prepared.network(weights)
+
         return Counting()
 
     def replaced(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[nn.Module]:
