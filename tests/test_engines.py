@@ -293,8 +293,7 @@ def test_images_that_are_attacked_reach_the_replaced_layers_once(
         for batch in (slice(0, 4), slice(8, 10), slice(0, 10), slice(2, 6)):
             leaf, expected = (pixels[batch].clone().requires_grad_() for _ in range(2))
             with prepared.network(weights) as network:
-                logits = network(leaf)
-            functional.cross_entropy(logits, labels[batch]).backward()
+                functional.cross_entropy(network(leaf), labels[batch]).backward()
             functional.cross_entropy(changed(expected), labels[batch]).backward()
             torch.testing.assert_close(leaf.grad, expected.grad, rtol=1e-3, atol=1e-7)
         with prepared.network(weights) as network, torch.no_grad():
