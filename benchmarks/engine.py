@@ -38,7 +38,7 @@ from fss_core.jobs.requests import PREVIEW_IMAGES, PREVIEW_THRESHOLDS
 from fss_core.measuring import Measurer
 from fss_core.models import build_network, seeded
 from fss_core.responses import Predictions
-from fss_core.specs import AttackSpec, ResponseSpec
+from fss_core.specs import IMAGES_PER_CHUNK, AttackSpec, ResponseSpec
 from fss_core.winograd import by_winograd
 
 ROWS = (
@@ -254,9 +254,10 @@ def _adaptive(
         # What is done once for all filtered networks of a layer (its weights sorted, the graph split) is not counted.
         measurer.measure(name, pixels[:2], labels[:2], None, unfiltered.images(0, 2), attack=ATTACK, rows=rows)
         started = time.perf_counter()
-        measurer.measure(
-            name, pixels, labels, None, unfiltered, attack=ATTACK, rows=rows, on_pass=lambda: passes.append(None)
-        )
+        for start in range(0, len(pixels), IMAGES_PER_CHUNK):
+            stop = min(start + IMAGES_PER_CHUNK, len(pixels))
+            own = pixels[start:stop], labels[start:stop], None, unfiltered.images(start, stop)
+            measurer.measure(name, *own, attack=ATTACK, rows=rows, on_pass=lambda: passes.append(None))
         seconds += time.perf_counter() - started
     return seconds * -(-len(pixels) // IMAGES_PER_PASS) / len(passes)
 

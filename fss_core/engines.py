@@ -18,10 +18,10 @@ from __future__ import annotations
 import copy
 import operator
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, fx, nn
@@ -30,10 +30,15 @@ from fss_core.attacks import IMAGES_PER_PASS
 from fss_core.graphs import Plan, tensor_shapes, trace
 from fss_core.models import filterable_modules, full_precision
 from fss_core.products import StandInConv, as_product
+from fss_core.recalling import RecallingNetwork
 from fss_core.recording import Run, recorder
 from fss_core.specs import Arithmetic, NotFiniteError
 from fss_core.specs import Engine as EngineName
 from fss_core.winograd import by_winograd
+
+Purpose = Literal["predictions", "gradients"]
+MakeStandIn = Callable[[nn.Conv2d, tuple[int, ...]], StandInConv | None]
+"""Makes what does a convolution on maps (C, H, W) in its place, where that is faster."""
 
 
 class UntraceableNetworkWarning(UserWarning):
@@ -47,7 +52,10 @@ class Prepared(Protocol):
         """Return the class predicted for each image, int64 (N,), with these layers' weights replaced."""
 
     def network(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[nn.Module]:
-        """Lend the whole network, pixels → logits, with these layers' weights replaced, to attack these images."""
+        """Lend the whole network, pixels → logits, with these layers' weights replaced, to attack these images.
+
+        Gradients are right while it is lent.
+        """
 
 
 class Engine(Protocol):
@@ -59,7 +67,10 @@ class Engine(Protocol):
         """Take a batch, float32 (N, C, H, W), and the layers that will be replaced."""
 
     def replaced(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[nn.Module]:
-        """Lend the whole network, pixels → logits, with these layers' weights replaced."""
+        """Lend the whole network, pixels → logits, with these layers' weights replaced.
+
+        Gradients are right while it is lent.
+        """
 
 
 def make_engine(
@@ -210,8 +221,10 @@ class FastEngine:
             for module in self._modules.values():
                 if isinstance(module, nn.Conv2d):
                     module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
-            self._stand_ins = self._make_stand_ins(sample, saves_products)
-            self._plans: dict[frozenset[str], Plan] = {}
+            products = self._make_stand_ins(sample, as_product)
+            shorter = self._make_stand_ins(sample, by_winograd) if saves_products else {}
+            self._stand_ins = {"gradients": products, "predictions": products | shorter}
+            self._plans: dict[tuple[frozenset[str], Purpose], Plan] = {}
             self._record = recorder(sample.device)
             got = self.prepare(sample, [])
             difference = (got.logits({}) - expected).abs().max()
@@ -256,7 +269,7 @@ class FastEngine:
             following[0].replace_all_uses_with(nodes[0])
             self._graph.erase_node(following[0])
 
-    def _make_stand_ins(self, sample: Tensor, saves_products: bool) -> dict[fx.Node, str]:
+    def _make_stand_ins(self, sample: Tensor, make: MakeStandIn) -> dict[fx.Node, str]:
         """Put what is faster than the library on a small map in a convolution's place; return node → its name."""
         shapes = tensor_shapes(self._root, sample)
         names: dict[fx.Node, str] = {}
@@ -264,24 +277,22 @@ class FastEngine:
             conv, map_shape = self._module(node), shapes[node.all_input_nodes[0]][1:]
             if not isinstance(conv, nn.Conv2d):
                 continue
-            stand_in: StandInConv | None = by_winograd(conv, map_shape) if saves_products else None
-            stand_in = as_product(conv, map_shape) if stand_in is None else stand_in
-            if stand_in is not None:
-                names[node] = f"stand_in_{len(names)}"
+            if (stand_in := make(conv, map_shape)) is not None:
+                names[node] = f"stand_in_{len(self._modules)}"
                 self._root.add_module(names[node], stand_in)
                 self._modules[names[node]] = stand_in
         return names
 
-    def _plan(self, layers: Collection[str]) -> Plan:
-        key = frozenset(layers)
+    def plan(self, layers: Collection[str], purpose: Purpose = "predictions") -> Plan:
+        """Cut the graph at layers, with what stands in for convolutions for a purpose."""
+        key = frozenset(layers), purpose
         if key not in self._plans:
-            self._plans[key] = Plan.split(
-                self._root, self._stand_ins, [node for name in key for node in self._calls[name]]
-            )
+            replaced = [node for name in layers for node in self._calls[name]]
+            self._plans[key] = Plan.split(self._root, self._stand_ins[purpose], replaced)
         return self._plans[key]
 
-    def scaled(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Turn raw weights, by layer, into what the graph multiplies with, by module."""
+    def scaled(self, weights: Mapping[str, Tensor], purpose: Purpose = "predictions") -> dict[str, Tensor]:
+        """Turn raw weights, by layer, into what the graph of :meth:`plan` multiplies with, by module."""
         device = _device(self._root)
         result = {}
         for name, weight in weights.items():
@@ -291,14 +302,14 @@ class FastEngine:
             if own.ndim == 4:
                 own = own.contiguous(memory_format=torch.channels_last)
             for node in self._calls[name]:
-                target = self._stand_ins.get(node, str(node.target))
+                target = self._stand_ins[purpose].get(node, str(node.target))
                 module = self._modules[target]
                 result[target] = module.of_conv(own) if isinstance(module, StandInConv) else own
         return result
 
     def prepare(self, pixels: Tensor, layers: Collection[str]) -> _PreparedDownstream:
         """Run a batch up to the layers that will be replaced."""
-        plan = self._plan(layers)
+        plan = self.plan(layers)
         with torch.no_grad():
             cut = plan.upstream(pixels.contiguous(memory_format=torch.channels_last))
         return _PreparedDownstream(self, plan, cut, pixels)
@@ -306,8 +317,8 @@ class FastEngine:
     @contextmanager
     def replaced(self, weights: Mapping[str, Tensor]) -> Iterator[nn.Module]:
         """Lend the simplified network with these layers' raw weights replaced."""
-        with self.swapped(self.scaled(weights)):
-            yield self._plan(weights).whole
+        with self.swapped(self.scaled(weights, "gradients")):
+            yield self.plan(weights, "gradients").whole
 
     def swapped(self, scaled: Mapping[str, Tensor]) -> AbstractContextManager[None]:
         """Lend the graph's modules other folded weights for a block."""
@@ -343,14 +354,18 @@ class _PreparedDownstream:
         self._engine = engine
         self._plan = plan
         self._cut = cut
-        self._network = _Recalling(plan, torch.split(pixels, IMAGES_PER_PASS))
+        self._pixels = pixels
+        self._network: RecallingNetwork | None = None
         self._num_predicted = 0
         self._places: dict[str, Tensor] = {}
         self._replay: Run | None = None
 
     @contextmanager
     def network(self, weights: Mapping[str, Tensor]) -> Iterator[nn.Module]:
-        with self._engine.swapped(self._engine.scaled(weights)):
+        if self._network is None:
+            plan = self._engine.plan(weights, "gradients")
+            self._network = RecallingNetwork(plan, self._pixels[:IMAGES_PER_PASS])
+        with self._engine.swapped(self._engine.scaled(weights, "gradients")):
             yield self._network
 
     def logits(self, weights: Mapping[str, Tensor]) -> Tensor:
@@ -373,74 +388,3 @@ class _PreparedDownstream:
     def _downstream(self) -> Tensor:
         with torch.no_grad():
             return self._plan.downstream(*self._cut)  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True, slots=True)
-class _Remembered:
-    """How a batch reached the replaced layers.
-
-    Attributes:
-        pixels: of the batch, from which the rest was computed.
-        cut: what crosses the cut.
-        moving: which values of it move with the pixels.
-    """
-
-    pixels: Tensor
-    cut: tuple[Any, ...]
-    moving: list[int]
-
-    @classmethod
-    def of(cls, upstream: nn.Module, batch: Tensor) -> _Remembered:
-        """Run a batch up to the cut, to be differentiated again and again."""
-        pixels = batch.detach().clone(memory_format=torch.channels_last).requires_grad_()
-        cut = upstream(pixels)
-        return cls(
-            pixels, cut, [index for index, own in enumerate(cut) if isinstance(own, Tensor) and own.requires_grad]
-        )
-
-
-class _Recall(torch.autograd.Function):
-    """Values that were computed before, as if they came from these pixels, which are the same."""
-
-    @staticmethod
-    def forward(ctx: Any, pixels: Tensor, remembered: _Remembered) -> tuple[Tensor, ...]:
-        ctx.remembered = remembered
-        return tuple(remembered.cut[index].detach() for index in remembered.moving)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        own = ctx.remembered
-        values = [own.cut[index] for index in own.moving]
-        return torch.autograd.grad(values, own.pixels, gradients, retain_graph=True)[0], None
-
-
-class _Recalling(nn.Module):
-    """A whole network that remembers how some batches reach its replaced layers, gradients included.
-
-    An attack looks at the images themselves first, through each filtered network: only what lies downstream is new.
-
-    Args:
-        plan: the graph, cut.
-        batches: what to remember, (N, C, H, W) each.
-    """
-
-    def __init__(self, plan: Plan, batches: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.whole = plan.whole
-        self._plan = plan
-        self._batches = batches
-        self._remembered: dict[int, _Remembered] = {}
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels → logits."""
-        seen = (index for index, batch in enumerate(self._batches) if torch.equal(batch, pixels))
-        batch = next(seen, None) if pixels.requires_grad and torch.is_grad_enabled() else None
-        if batch is None:
-            return self.whole(pixels)  # type: ignore[no-any-return]
-        if batch not in self._remembered:
-            self._remembered[batch] = _Remembered.of(self._plan.upstream, pixels)
-        remembered = self._remembered[batch]
-        cut = list(remembered.cut)
-        for index, value in zip(remembered.moving, _Recall.apply(pixels, remembered), strict=True):
-            cut[index] = value
-        return self._plan.downstream(*cut)  # type: ignore[no-any-return]

@@ -22,7 +22,7 @@ class StandInConv(nn.Module, ABC):
         weight: what it multiplies with, made from the convolution's weight.
     """
 
-    weight: Tensor
+    weight: nn.Parameter
 
     @abstractmethod
     def of_conv(self, weight: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class ProductConv(StandInConv):
         super().__init__()
         self._reads = reads
         self.output_shape = (*output_size, conv.out_channels)
-        self.register_buffer("weight", self.of_conv(conv.weight.detach()).contiguous())
+        self.weight = nn.Parameter(self.of_conv(conv.weight.detach()).contiguous(), requires_grad=False)
         self.bias = None if conv.bias is None else reads.of_bias(conv.bias.detach())
 
     def of_conv(self, weight: Tensor) -> Tensor:

@@ -3,12 +3,14 @@
 Along one axis, m results of three taps need m + 2 products instead of 3 m: what is read and the taps are each turned
 into m + 2 sums, these are multiplied, and sums of the products are the results. On a map that is done along both axes,
 and what is multiplied for all channels are matrices. Padding is no more than sums of fewer pixels.
+
+Rounding errors are about twice those of the library's convolutions, and are left also where exact results are zero. So
+it is for predictions only: in gradients, of which attacks take the signs, zeros matter.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,7 @@ import torch
 from numpy.polynomial import polynomial
 from torch import Tensor, nn
 
-from fss_core.products import StandInConv, channels_last
+from fss_core.products import StandInConv, channels_first, channels_last
 
 _TAPS = 3
 _POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)
@@ -25,6 +27,8 @@ _LONGEST_TILE = 4
 """Results done at once along an axis: with 6, rounding errors are three times as large."""
 _FEW_CHANNELS = 48
 """Channels, in and out, from which on what is saved in products outweighs the sums."""
+_CHANNELS_PER_COLUMN = 4
+"""Likewise, for each column of the map: across, sums are made of whole rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,126 +83,61 @@ def _minimal_filtering(results: int) -> tuple[npt.NDArray[np.float64], ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """Some neighbouring rows of a map, and the n sums that are made of them, or that they are made of.
+class _Tiles:
+    """A row of tiles.
 
     Attributes:
-        rows: which.
-        matrix: rows → sums, or sums → rows.
+        reads: which of the map's rows.
+        read: these → n sums of them, (n, rows).
+        writes: which rows of the result.
+        write: n products → these, (rows, n).
     """
 
-    rows: slice
-    matrix: Tensor
+    reads: slice
+    read: Tensor
+    writes: slice
+    write: Tensor
 
     @classmethod
-    def read(cls, matrix: npt.NDArray[np.float64]) -> _Part:
-        """Keep the rows that (n, rows) reads."""
-        used = np.flatnonzero(matrix.any(axis=0))
-        rows = slice(int(used[0]), int(used[-1]) + 1)
-        return cls(rows, _matrix(matrix[:, rows]))
+    def of(cls, read: npt.NDArray[np.float64], write: npt.NDArray[np.float64]) -> _Tiles:
+        """Keep the rows that (n, rows) reads and (results, n) writes."""
+        reads, writes = _used(read.T), _used(write)
+        return cls(reads, _matrix(read[:, reads]), writes, _matrix(write[writes]))
 
-    def transposed(self) -> _Part:
-        return replace(self, matrix=self.matrix.t())
+
+def _used(rows: npt.NDArray[np.float64]) -> slice:
+    used = np.flatnonzero(rows.any(axis=1))
+    return slice(int(used[0]), int(used[-1]) + 1)
 
 
 def _matrix(values: npt.NDArray[np.float64]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
 
-@dataclass(frozen=True, slots=True)
-class _Filtering:
-    """Sums, products, and sums of these, a row of tiles at a time.
-
-    Attributes:
-        tiles: the rows that each row of tiles reads, and those that it writes to.
-        read: columns → what is multiplied across, (n × tiles, W).
-        write: products across → columns, (W', n × tiles).
-        num_rows: H'.
-    """
-
-    tiles: tuple[tuple[_Part, _Part], ...]
-    read: Tensor
-    write: Tensor
-    num_rows: int
-
-    @classmethod
-    def of(cls, rows: _Axis, columns: _Axis) -> _Filtering:
-        """Filter along both axes of a map."""
-        tiles = zip(rows.read, rows.write, strict=True)
-        across = len(columns.read) * len(columns.taps)
-        return cls(
-            tiles=tuple((_Part.read(read), _Part.read(write.T).transposed()) for read, write in tiles),
-            read=_matrix(columns.read.swapaxes(0, 1).reshape(across, -1)),
-            write=_matrix(columns.write.transpose(1, 2, 0).reshape(-1, across)),
-            num_rows=rows.write.shape[1],
-        )
-
-    def transposed(self) -> _Filtering:
-        """What brings a gradient back to the map."""
-        return _Filtering(
-            tiles=tuple((write.transposed(), read.transposed()) for read, write in self.tiles),
-            read=self.write.t(),
-            write=self.read.t(),
-            num_rows=max(read.rows.stop for read, _ in self.tiles),
-        )
-
-    def __call__(self, maps: Tensor, taps: Tensor, bias: Tensor | float) -> Tensor:
-        """Multiply sums of (N, C, H, W), channels-last, with taps (n × n, C, C'): (N, C', H', W'), channels-last."""
-        num_images, channels, _, width = maps.shape
-        made, across = taps.shape[2], len(self.write)
-        result = torch.empty((num_images, made, self.num_rows, across), memory_format=torch.channels_last)
-        maps, results = channels_last(maps), channels_last(result)
-        written = 0
-        for reads, writes in self.tiles:
-            read = maps[:, reads.rows].permute(1, 2, 0, 3)  # images beside channels: sums go over rows and columns
-            rows = reads.matrix @ read.reshape(len(read), -1)
-            kinds = len(rows)
-            sums = self.read.expand(kinds, -1, -1) @ rows.view(kinds, width, -1)
-            products = sums.view(len(taps), -1, channels) @ taps
-            back = self.write.expand(kinds, -1, -1) @ products.view(kinds, -1, num_images * made)
-            part = (writes.matrix @ back.flatten(1)).view(-1, across, num_images, made).permute(2, 0, 1, 3)
-            again = written - writes.rows.start  # rows that the tiles before wrote to, too: of a gradient
-            results[:, writes.rows.start : written] += part[:, :again]
-            torch.add(part[:, again:], bias, out=results[:, written : writes.rows.stop])
-            written = writes.rows.stop
-        return result
-
-
-class _Filter(torch.autograd.Function):
-    """Differentiable in the maps."""
-
-    @staticmethod
-    def forward(ctx: Any, maps: Tensor, filtering: _Filtering, taps: Tensor, bias: Tensor | float) -> Tensor:
-        ctx.filtering, ctx.taps = filtering, taps
-        return filtering(maps, taps, bias)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        return ctx.filtering.transposed()(gradients[0], ctx.taps.transpose(1, 2), 0.0), None, None, None
-
-
 class WinogradConv(StandInConv):
-    """A convolution of 3 × 3 taps on one map size, by minimal filtering, on a CPU.
+    """A convolution of 3 × 3 taps on one map size, by minimal filtering, in float32 on a CPU; gives no gradients.
 
     Args:
         conv: without stride, dilation or groups, padded with zeros.
-        rows: of the map.
-        columns: of the map.
+        map_size: (H, W).
+        padding: rows and columns of zeros on either side.
     """
 
-    def __init__(self, conv: nn.Conv2d, rows: _Axis, columns: _Axis) -> None:
+    def __init__(self, conv: nn.Conv2d, map_size: tuple[int, int], padding: tuple[int, int]) -> None:
         """Turn the convolution's weight into what is multiplied."""
         super().__init__()
-        self._filtering = _Filtering.of(rows, columns)
+        rows, columns = (_Axis.of(*own) for own in zip(map_size, padding, strict=True))
+        across = columns.read.shape[0] * columns.read.shape[1]
+        self._map_size = map_size
+        self._rows = tuple(_Tiles.of(*own) for own in zip(rows.read, rows.write, strict=True))
+        self._read = _matrix(columns.read.swapaxes(0, 1).reshape(across, -1))
+        self._write = _matrix(columns.write.transpose(1, 2, 0).reshape(-1, across))
         self._taps = torch.from_numpy(np.kron(rows.taps, columns.taps))
-        self.register_buffer("weight", self.of_conv(conv.weight.detach().double()).float())
+        self._num_rows = rows.write.shape[1]
+        self.weight = nn.Parameter(self.of_conv(conv.weight.detach()), requires_grad=False)
         self.bias = 0.0 if conv.bias is None else conv.bias.detach()
-
-    @property
-    def num_products(self) -> int:
-        """Products for one image."""
-        tiles_across = len(self._filtering.read) * len(self._filtering.tiles[0][0].matrix) // len(self.weight)
-        return self.weight.numel() * len(self._filtering.tiles) * tiles_across
+        self.num_products = self.weight.numel() * len(rows.read) * len(columns.read)
+        """For one image."""
 
     def of_conv(self, weight: Tensor) -> Tensor:
         """Turn a convolution's weight (C', C, 3, 3) into what sums of pixels are multiplied with, (n × n, C', C)."""
@@ -206,9 +145,22 @@ class WinogradConv(StandInConv):
         return (self._taps.to(taps.dtype) @ taps).view(-1, *weight.shape[:2])
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Convolve ``maps`` (N, C, H, W), channels-last like the result."""
-        taps = self.weight.transpose(1, 2)
-        return _Filter.apply(maps, self._filtering, taps, self.bias)  # type: ignore[no-any-return]
+        """Convolve ``maps`` (N, C, H, W), channels-last like the result (N, C', H', W')."""
+        num_images, channels, *size = maps.shape
+        assert tuple(size) == self._map_size
+        taps, across = self.weight.transpose(1, 2), len(self._write)
+        made = taps.shape[2]
+        result = maps.new_empty(num_images, self._num_rows, across, made)
+        for tiles in self._rows:
+            pixels = channels_last(maps)[:, tiles.reads].permute(1, 2, 0, 3)  # sums go over rows, then over columns
+            rows = tiles.read @ pixels.reshape(len(pixels), -1)
+            kinds = len(rows)
+            sums = self._read.expand(kinds, -1, -1) @ rows.view(kinds, size[1], -1)
+            products = sums.view(len(taps), -1, channels) @ taps
+            rows = self._write.expand(kinds, -1, -1) @ products.view(kinds, -1, num_images * made)
+            results = (tiles.write @ rows.flatten(1)).view(-1, across, num_images, made)
+            torch.add(results.permute(2, 0, 1, 3), self.bias, out=result[:, tiles.writes])
+        return channels_first(result)
 
 
 def by_winograd(conv: nn.Conv2d, input_shape: tuple[int, ...]) -> WinogradConv | None:
@@ -219,16 +171,18 @@ def by_winograd(conv: nn.Conv2d, input_shape: tuple[int, ...]) -> WinogradConv |
         input_shape: (C, H, W) of its input.
 
     Returns:
-        What gives the same result up to rounding errors, about twice those of the library; or ``None``.
+        What gives the same result up to rounding errors; or ``None``. It keeps up to four times the weight.
     """
     plain = conv.groups == 1 and set(conv.stride) == {1} == set(conv.dilation) and conv.padding_mode == "zeros"
-    if conv.kernel_size != (_TAPS, _TAPS) or not plain or conv.weight.device.type != "cpu":
+    on_cpu = conv.weight.device.type == "cpu" and conv.weight.dtype == torch.float32
+    if conv.kernel_size != (_TAPS, _TAPS) or not plain or not on_cpu:
         return None
-    if min(conv.in_channels, conv.out_channels) < _FEW_CHANNELS:
+    height, width = input_shape[1:]
+    channels = min(conv.in_channels, conv.out_channels)
+    if channels < _FEW_CHANNELS or channels < _CHANNELS_PER_COLUMN * width:
         return None
-    padding = {"same": (1, 1), "valid": (0, 0)}[conv.padding] if isinstance(conv.padding, str) else conv.padding
-    sizes = [(pixels, int(own)) for pixels, own in zip(input_shape[1:], padding, strict=True)]
-    if any(pixels < 2 or pixels + 2 * own < _TAPS + 1 for pixels, own in sizes):
+    named = {"same": (1, 1), "valid": (0, 0)}
+    down, right = named[conv.padding] if isinstance(conv.padding, str) else conv.padding
+    if max(down, right) >= _TAPS or min(height, width) < 2 or min(height + 2 * down, width + 2 * right) <= _TAPS:
         return None
-    rows, columns = (_Axis.of(*size) for size in sizes)
-    return WinogradConv(conv, rows, columns)
+    return WinogradConv(conv, (height, width), (int(down), int(right)))

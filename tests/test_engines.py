@@ -31,7 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torchvision.models.shufflenetv2 import channel_shuffle
 
-from fss_core import engines
+from fss_core import engines, recalling
 from fss_core.attacks import attack
 from fss_core.data import load_dataset
 from fss_core.engines import FastEngine, ReferenceEngine, UntraceableNetworkWarning, make_engine
@@ -254,18 +254,19 @@ def test_gradients_reach_the_pixels_through_a_lent_network(name: str) -> None:
 
 
 class _Skipping(nn.Module):
-    """A network in which the pixels, too, and something without a gradient reach what lies downstream of a layer."""
+    """A network in which the pixels, a tuple, and what has no gradient reach what lies downstream of a layer, too."""
 
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(0)
         self.first, self.second = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(2))
-        self.classify = nn.Linear(3, NUM_CLASSES)
+        self.classify = nn.Linear(9, NUM_CLASSES)
 
     def forward(self, pixels: Tensor) -> Tensor:
         maps = self.first(pixels).relu()
         where = maps.detach() > maps.detach().mean()
-        logits: Tensor = self.classify((self.second(maps) * where + pixels).mean((2, 3)))
+        parts = (maps * 2).chunk(3, 1)
+        maps = torch.cat(parts + (self.second(maps) * where, pixels), 1)  # noqa: RUF005  (a sum of tuples)
+        logits: Tensor = self.classify(maps.mean((2, 3)))
         return logits
 
 
@@ -273,32 +274,97 @@ class _Skipping(nn.Module):
     ("make", "layer"), [(make_branches, "grouped"), (make_branches, "stem"), (_Skipping, "second")]
 )
 @on_every_device
-def test_images_that_are_attacked_reach_the_replaced_layers_once(
+def test_images_that_are_attacked_reach_the_filtered_layers_once(
     make: Callable[[], nn.Module], layer: str, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And give the same gradients; other images, or parts of them, are run as a whole."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(engines, "IMAGES_PER_PASS", 4)
-    remember, remembered = engines._Remembered.of, []
-    monkeypatch.setattr(
-        engines._Remembered, "of", lambda upstream, batch: remembered.append(batch) or remember(upstream, batch)
-    )
-    model, (pixels, labels) = make().eval(), make_images(10)
+    remembered = counting(monkeypatch)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, (pixels, labels) = make().eval(), make_images(10)
     pixels, labels = pixels.to(device), labels.to(device)
-    prepared = make_engine("fast", model, IMAGE_SHAPE, device).prepare(pixels, [layer])
+    engine = make_engine("fast", model, IMAGE_SHAPE, device)
+    assert isinstance(engine, FastEngine)
+    prepared = engine.prepare(pixels, [layer])
     for scale in (0.5, 1.0, -0.7):
         weights = {layer: model.get_parameter(f"{layer}.weight").detach() * scale}
         changed = copy.deepcopy(model).to(device)
         changed.get_parameter(f"{layer}.weight").data = weights[layer].to(device)
-        for batch in (slice(0, 4), slice(8, 10), slice(0, 10), slice(2, 6)):
+        for batch in (slice(0, 10), slice(0, 4), slice(2, 10)):
             leaf, expected = (pixels[batch].clone().requires_grad_() for _ in range(2))
             with prepared.network(weights) as network:
                 functional.cross_entropy(network(leaf), labels[batch]).backward()
             functional.cross_entropy(changed(expected), labels[batch]).backward()
             torch.testing.assert_close(leaf.grad, expected.grad, rtol=1e-3, atol=1e-7)
         with prepared.network(weights) as network, torch.no_grad():
-            torch.testing.assert_close(network(pixels[:4]), changed(pixels[:4]), rtol=1e-4, atol=1e-4)
-    assert [len(batch) for batch in remembered] == [4, 2]
+            torch.testing.assert_close(network(pixels), changed(pixels), rtol=1e-4, atol=1e-4)
+    assert remembered == [10]
+
+
+def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count how many images are remembered, each time that some are."""
+    counted: list[int] = []
+    remember = recalling._Remembered.of
+
+    def count(upstream: nn.Module, images: Tensor) -> recalling._Remembered:
+        counted.append(len(images))
+        return remember(upstream, images)
+
+    monkeypatch.setattr(recalling._Remembered, "of", count)
+    return counted
+
+
+@pytest.mark.parametrize(("kind", "times"), [("fgsm", 3), ("pgd", 0)])
+def test_a_measurement_remembers_what_an_attack_starts_at(
+    kind: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a layer; PGD starts elsewhere."""
+    remembered = counting(monkeypatch)
+    model, (pixels, labels) = make_branches(), make_images(12)
+    how: dict[str, Any] = {"num_thresholds": 4, "layers": list(describe_layers(model, IMAGE_SHAPE))[1:4]}
+    spec = AttackSpec(kind=kind, epsilon=0.05, steps=2)
+    got = measure_responses(model, pixels, labels, **how, attack=spec)
+    assert remembered == [12] * times
+    expected = measure_responses(model, pixels, labels, **how, attack=spec, engine="reference")
+    assert sum(different_cells(got, expected)) == 0
+
+
+class _Wide(nn.Module):
+    """A network whose convolutions are done by minimal filtering when it predicts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 48, 3, padding=1)
+        self.second, self.third = (nn.Conv2d(48, 48, 3, padding=1) for _ in range(2))
+        self.classify = nn.Linear(48, NUM_CLASSES)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        maps = self.third(self.second(self.first(pixels).relu()).relu()).relu()
+        logits: Tensor = self.classify(maps.amax((2, 3)))
+        return logits
+
+
+def test_a_gradient_that_is_zero_stays_zero() -> None:
+    """Attacks take signs: pixels that no weight left connects with the answer are not to be changed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model, (pixels, labels) = _Wide().eval(), make_images(10)
+    weight = torch.zeros_like(model.third.weight)
+    weight[0, 5, 1, 1] = 1.0
+    gradients = []
+    for name in ("fast", "reference"):
+        prepared = make_engine(name, model, IMAGE_SHAPE).prepare(pixels, ["third"])  # type: ignore[arg-type]
+        leaf = pixels.clone().requires_grad_()
+        with prepared.network({"third": weight}) as network:
+            functional.cross_entropy(network(leaf), labels).backward()
+        gradients.append(leaf.grad)
+    got, expected = gradients
+    assert got is not None
+    assert expected is not None
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-7)
+    assert 0.2 < float((expected == 0).float().mean()) < 0.9
+    assert torch.equal(got == 0, expected == 0)
 
 
 @pytest.mark.parametrize("name", ["fast", "reference"])

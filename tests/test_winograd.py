@@ -1,25 +1,25 @@
-"""Convolutions by fewer products than taps do what the library's do, forward and backward, with other weights too."""
+"""Convolutions by fewer products than taps do what the library's do, with other weights too, and only predict."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fss_core.engines import make_engine
+from fss_core.engines import FastEngine, make_engine
 from fss_core.winograd import WinogradConv, by_winograd
 
 CHANNELS = 48
 
 
 def convolution(in_channels: int = CHANNELS, out_channels: int = CHANNELS, size: int = 3, **settings: Any) -> nn.Conv2d:
-    torch.manual_seed(0)
-    return nn.Conv2d(in_channels, out_channels, size, **{"padding": 1, **settings}).requires_grad_(False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Conv2d(in_channels, out_channels, size, **{"padding": 1, **settings}).requires_grad_(False)
 
 
 def difference(got: Tensor, expected: Tensor) -> float:
@@ -34,24 +34,21 @@ def check(conv: nn.Conv2d, instead: WinogradConv, height: int, width: int) -> No
         conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding, bias=conv.bias is not None
     ).double()
     exact.load_state_dict(conv.state_dict())
-    exact_maps = maps.double().requires_grad_()
-    expected = exact(exact_maps)
-    maps.requires_grad_()
-    got = instead(maps)
+    with torch.no_grad():
+        expected = exact(maps.double())
+    with torch.no_grad():
+        got = instead(maps)
     assert got.shape == expected.shape
     assert got.dtype == torch.float32
     assert got.is_contiguous(memory_format=torch.channels_last)
-    assert difference(got.detach(), expected.detach()) < 3e-5
-    assert torch.allclose(instead(maps.detach().contiguous()), got.detach(), rtol=0, atol=1e-5)
-    towards = torch.randn_like(got)
-    (wanted,) = torch.autograd.grad(expected, exact_maps, towards.double())
-    (found,) = torch.autograd.grad(got, maps, towards)
-    assert difference(found, wanted) < 3e-5
+    assert torch.allclose(instead(maps.contiguous()), got, rtol=0, atol=1e-5)
+    assert difference(got, expected) < 3e-5
 
 
+@settings(deadline=None)
 @given(
     height=st.integers(2, 19),
-    width=st.integers(2, 19),
+    width=st.integers(2, 12),
     padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
     bias=st.booleans(),
 )
@@ -105,6 +102,9 @@ def test_it_needs_fewer_products_than_taps(pixels: int, products: int) -> None:
         (convolution(in_channels=47), 8, 8),
         (convolution(out_channels=47), 8, 8),
         (convolution(), 1, 8),
+        (convolution(), 8, 13),
+        (convolution(padding=3), 8, 8),
+        (convolution().double(), 8, 8),
         (convolution(padding=0), 3, 8),
     ],
 )
@@ -129,21 +129,9 @@ class Residual(nn.Module):
 
 @pytest.mark.parametrize(("arithmetic", "expected"), [("float32", 2), ("bf16", 0)])
 def test_an_engine_uses_it_in_float32(arithmetic: Any, expected: int) -> None:
-    torch.manual_seed(0)
     model = Residual().eval()
     engine = make_engine("fast", model, (3, 8, 8), arithmetic=arithmetic)
-    with engine.replaced({}) as network:
-        assert sum(isinstance(module, WinogradConv) for module in network.modules()) == expected
-
-
-def test_gradients_of_a_network_with_a_filtered_layer_are_right() -> None:
-    torch.manual_seed(0)
-    model = Residual().eval()
-    pixels = torch.rand(5, 3, 8, 8)
-    weights = {"second.weight": model.second.weight.detach().clamp(min=0)}
-    leaf = pixels.clone().requires_grad_()
-    wanted = torch.autograd.grad(torch.func.functional_call(model, weights, leaf).logsumexp(1).sum(), leaf)[0]
-    with make_engine("fast", model, (3, 8, 8)).replaced({"second": weights["second.weight"]}) as network:
-        leaf = pixels.clone().requires_grad_()
-        found = torch.autograd.grad(network(leaf).logsumexp(1).sum(), leaf)[0]
-    assert np.abs((found - wanted).numpy()).max() < 1e-5 * float(wanted.abs().max())
+    assert isinstance(engine, FastEngine)
+    for purpose, number in (("predictions", expected), ("gradients", 0)):
+        network = engine.plan(["second"], purpose).whole  # type: ignore[arg-type]
+        assert sum(isinstance(module, WinogradConv) for module in network.modules()) == number
