@@ -6,6 +6,9 @@ and what is multiplied for all channels are matrices. Padding is no more than su
 
 Rounding errors are about twice those of the library's convolutions, and are left also where exact results are zero. So
 it is for predictions only: in gradients, of which attacks take the signs, zeros matter.
+
+Without it ResNet-18 takes 1.3 times (32 × 32) and 1.5 times (64 × 64) as long on two AVX2 cores, single convolutions
+1.3 to 4.5 times: ``python -m benchmarks.ideas``, which lists each.
 """
 
 from __future__ import annotations
