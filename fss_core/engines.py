@@ -4,7 +4,8 @@ Both answer one question, which classes a filtered network predicts, and must gi
 the whole network as it stands. ``fast`` splits the network's graph at the filtered layers and runs only what lies
 downstream:
 
-- what lies upstream is computed once per batch of images and shared by all filters of a layer;
+- what lies upstream is computed once per batch of images and shared by all filters of a layer, also where each
+  filtered network is attacked (:mod:`fss_core.recalling`);
 - batch normalisation is folded into the convolution before it (masks are made from the raw weights);
 - tensors are kept channels-last, also where ShuffleNet shuffles channels;
 - convolutions on small maps become matrix products (:mod:`fss_core.products`), on a CPU and in float32 by fewer

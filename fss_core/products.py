@@ -163,8 +163,9 @@ def as_product(conv: nn.Conv2d, input_shape: tuple[int, ...]) -> ProductConv | N
     - of whole maps, where a map has fewer pixels than the kernel has taps, since most taps then read padding;
     - of windows, where there are few: oneDNN is slow there, most of all with a stride.
 
-    Without products the paper's networks take 1.4 (SqueezeNet) to 2.6 times (ResNet-50) as long on two cores with
-    AVX-512: ``python -m benchmarks.ideas``, which lists each convolution, too.
+    Beside minimal filtering (:mod:`fss_core.winograd`), which predictions prefer: without products ResNet-18 takes 1.4
+    times (32 × 32) and 1.03 times (64 × 64), ResNet-50 2.0 times as long on two AVX2 cores:
+    ``python -m benchmarks.ideas``, which lists each convolution, too.
 
     Args:
         conv: any convolution.

@@ -1,7 +1,10 @@
-"""What lies upstream of the filtered layers, run and differentiated again and again, but computed once.
+"""What lies upstream of the filtered layers, differentiated for every filtered network, but computed once.
 
 An attack that starts at the images themselves looks at them through each filtered network first; only what lies
-downstream of the filtered layers is new then, in both directions.
+downstream of the filtered layers is new then. Gradients still go all the way back, as they differ.
+
+Without it FGSM and the predictions after it take 1.1 times (an early layer) to 1.4 times (a late one) as long for 100
+images on two AVX2 cores: SqueezeNet, ResNet-18 and ResNet-50, measured in turns.
 """
 
 from __future__ import annotations
