@@ -80,7 +80,7 @@ def _compare(network: str, size: int, device: str, ways: list[_Way]) -> None:
     seconds: dict[_Way, float] = {}
     for way in ways:
         spec = ResponseSpec(num_thresholds=NUM_THRESHOLDS, engine=way.engine, arithmetic=way.arithmetic)
-        with nullcontext() if way.recorded else patch("fss_core.engines.recorder", lambda device: None):
+        with nullcontext() if way.recorded else patch("fss_core.fast_engine.recorder", lambda device: None):
             measurer = Measurer(model, shape, spec, device=device)
             few = Measurer(model, shape, replace(spec, num_thresholds=3), device=device)
         _measure(few, layers, images)  # what a process does once

@@ -6,16 +6,15 @@ costs the same whatever was filtered; the spread of the sample is shown). A firs
 from a network nothing is known of, against full forward passes of 300 + 300 images. Finished rows are kept in a file,
 so that an interrupted run goes on with the next. ``--quick`` measures a sample of layers. Let nothing else run.
 
-What bounds the ratio: of the products of full passes, only those are needed whose taps lie on the map (fewer still by
-minimal filtering, where the engine does that), downstream of the filtered layer, of filtered networks that differ. Each
-row says which share that is, how fast the fast engine does them beside a matrix product on the same cores, and which
-ratio it would reach by doing the same products as fast as that.
+What bounds the ratio (:mod:`benchmarks.bounds`): each row says which share of the products of full passes is needed,
+how fast the fast engine does them beside a matrix product on the same cores, and which ratio it would reach by doing
+the same products as fast as that and nothing else. Then how long its operations would take if each did its products at
+that speed, or read and wrote at the speed of a copy, whichever takes longer.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import resource
 import statistics
@@ -28,18 +27,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.bounds import Speeds, least_seconds, needed_share
 from fss_core.attacks import IMAGES_PER_PASS, run_attack
 from fss_core.computing import prepare_to_compute
 from fss_core.data import DatasetCard
 from fss_core.engines import make_engine
-from fss_core.filters import UNFILTERED
-from fss_core.graphs import tensor_shapes, trace
 from fss_core.jobs.requests import PREVIEW_IMAGES, PREVIEW_THRESHOLDS
 from fss_core.measuring import Measurer
 from fss_core.models import build_network, seeded
 from fss_core.responses import Predictions
-from fss_core.specs import IMAGES_PER_CHUNK, AttackSpec, ResponseSpec
-from fss_core.winograd import by_winograd
+from fss_core.specs import AttackSpec, ResponseSpec
 
 ROWS = (
     ("squeezenet1_1", 32),
@@ -74,6 +71,8 @@ class Row:
         needed_share: of the products of full passes of all filtered networks, those that are needed.
         gflops: the products and sums of full forward passes that the fast engine saved or did, in 10⁹ a second.
         matmul_gflops: of a matrix product on the same cores.
+        copy_gigabytes: read and written a second, 10⁹ bytes, by a copy on them.
+        least_seconds: how long the fast engine's operations would take at these two speeds.
         peak_megabytes: largest resident memory of the process so far.
         num_compared: predictions compared with full forward passes.
         num_different: of them, how many differ.
@@ -93,6 +92,8 @@ class Row:
     needed_share: float
     gflops: float
     matmul_gflops: float
+    copy_gigabytes: float
+    least_seconds: float
     peak_megabytes: float
     num_compared: int
     num_different: int
@@ -108,7 +109,7 @@ def main() -> None:
     """Measure and print the table."""
     prepare_to_compute()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a sample of layers and 32 + 32 images, minutes")
+    parser.add_argument("--quick", action="store_true", help="three layers a network and 32 + 32 images, two minutes")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--only", default=None, metavar="NETWORK", help="one network")
     parser.add_argument(
@@ -145,7 +146,10 @@ def describe(row: dict[str, object]) -> str:
         f"{SWEEP_IMAGES} images by the reference; {r.networks_per_second:.1f} filtered networks/s; "
         f"{r.gflops:.0f} GFLOP/s of full passes, of whose products {r.needed_share:.0%} are needed: these at "
         f"{r.gflops * r.needed_share / r.matmul_gflops:.2f} of the speed of a matrix product ({r.matmul_gflops:.0f} "
-        f"GFLOP/s), at which the ratio would be {r.ratio_at_product_speed:.1f}×; peak {r.peak_megabytes:.0f} MB; "
+        f"GFLOP/s), at which the ratio would be {r.ratio_at_product_speed:.1f}×; operation by operation, each at that "
+        f"speed or a copy's ({r.copy_gigabytes:.0f} GB/s), at least {r.least_seconds:.1f} s: "
+        f"{r.reference_seconds / r.least_seconds:.1f}× and {r.notebook_seconds / r.least_seconds:.1f}×; "
+        f"peak {r.peak_megabytes:.0f} MB; "
         f"{r.num_different} of {r.num_compared} predictions differ"
     )
 
@@ -166,47 +170,32 @@ def measure(network: str, size: int, *, quick: bool) -> Row:
     measurer = Measurer(model, shape, spec)
     layers = list(measurer.layers)
     if quick:
-        layers = layers[:: max(len(layers) // 4, 1)]
+        layers = layers[len(layers) // 6 :: len(layers) // 3]
+    sample = layers[:: max(len(layers) // 5, 1)][:5]
     chunks = [slice(start, start + 100) for start in range(0, num_images, 100)]
     unfiltered = [measurer.unfiltered(pixels[c], adversarial[c], None) for c in chunks]
     measurer.measure(layers[0], pixels[:8], labels[:8], adversarial[:8], unfiltered[0].images(0, 8))
-    started = time.perf_counter()
-    found = {}
+    plain = _Plain(model, pixels, labels, adversarial, num_thresholds=2 if quick else 4)
+    anew = _Anew(model, pixels, labels, num_thresholds=3 if quick else 7)
+    fast, speeds = 0.0, [Speeds.measure()]
     for name in layers:
-        found[name] = Predictions.join(
+        started = time.perf_counter()
+        found = Predictions.join(
             [
                 measurer.measure(name, pixels[c], labels[c], adversarial[c], u)
                 for c, u in zip(chunks, unfiltered, strict=True)
             ]
         )
-    fast = time.perf_counter() - started
-
+        fast += time.perf_counter() - started
+        if name in sample:  # cores do not keep their speed: what is compared takes turns
+            plain.run(name, measurer, found)
+            anew.run(name)
+            speeds.append(Speeds.measure())
     preview = _preview(model, shape, layers, *for_preview)
-
-    reference = make_engine("reference", model, shape)
-    both = torch.cat([pixels, adversarial])
-    passes, attacks, different, compared = [], [], 0, 0
-    sample = layers[:: max(len(layers) // 5, 1)][:5]
-    thresholds = (4, 10, 14, 20)[: 1 if quick else 4]
-    for name in sample:
-        group = measurer.filters_of(name)
-        for row, k in enumerate(thresholds):
-            row %= len(measurer.rows)
-            weights = group.weights(measurer.rows[row], k)
-            prepared = reference.prepare(both, [name])
-            started = time.perf_counter()
-            predicted = prepared.predict(weights).numpy()
-            passes.append(time.perf_counter() - started)
-            started = time.perf_counter()
-            with reference.replaced(weights) as filtered:
-                _notebook(filtered, pixels, labels)
-            attacks.append(time.perf_counter() - started)
-            same = np.concatenate([found[name].clean[row, k], found[name].adversarial[row, k]])
-            different += int((predicted != same).sum())
-            compared += len(predicted)
-    adaptive = _adaptive(model, shape, sample[:: 2 if quick else 1], pixels, labels)
     num_networks = len(layers) * 3 * NUM_THRESHOLDS
-    median = statistics.median(passes)
+    median, usual = statistics.median(plain.passes), Speeds.median(speeds)
+    chunk = torch.cat([pixels[chunks[0]], adversarial[chunks[0]]])
+    least = least_seconds(measurer, layers, chunk, usual) * 2 * num_images / len(chunk)
     products = sum(own.layer.num_products for own in measurer.geometry.values())
     return Row(
         network=network,
@@ -215,18 +204,99 @@ def measure(network: str, size: int, *, quick: bool) -> Row:
         num_images=num_images,
         fast_seconds=fast,
         reference_seconds=median * num_networks,
-        reference_spread=(min(passes) / median, max(passes) / median),
-        notebook_seconds=statistics.median(attacks) * num_networks,
-        adaptive_seconds=adaptive * num_networks,
+        reference_spread=(min(plain.passes) / median, max(plain.passes) / median),
+        notebook_seconds=statistics.median(plain.attacks) * num_networks,
+        adaptive_seconds=anew.seconds_per_network * num_networks,
         preview_seconds=preview,
         networks_per_second=num_networks / fast,
-        needed_share=_needed_share(model, shape, measurer, layers),
+        needed_share=needed_share(model, shape, measurer, layers),
         gflops=2 * products * 2 * num_images * num_networks / fast / 1e9,
-        matmul_gflops=_matmul_gflops(),
+        matmul_gflops=usual.products / 1e9,
+        copy_gigabytes=usual.copies / 1e9,
+        least_seconds=least,
         peak_megabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        num_compared=compared,
-        num_different=different,
+        num_compared=plain.num_compared,
+        num_different=plain.num_different,
     )
+
+
+class _Plain:
+    """Times full forward passes, and the reference notebooks' procedure, for a few filtered networks of some layers.
+
+    Args:
+        model: the network.
+        pixels: (N, C, H, W).
+        labels: (N,).
+        adversarial: the same images, attacked.
+        num_thresholds: filtered networks of a layer, at most 4; the filters take turns.
+    """
+
+    def __init__(
+        self, model: nn.Module, pixels: Tensor, labels: Tensor, adversarial: Tensor, *, num_thresholds: int
+    ) -> None:
+        self._engine = make_engine("reference", model, tuple(pixels.shape[1:]))
+        self._images = pixels, labels
+        self._both = torch.cat([pixels, adversarial])
+        self._thresholds = (4, 10, 14, 20)[:num_thresholds]
+        self.passes: list[float] = []
+        self.attacks: list[float] = []
+        self.num_compared = self.num_different = 0
+
+    def run(self, name: str, measurer: Measurer, found: Predictions) -> None:
+        """Take one layer, and compare with what was predicted."""
+        group = measurer.filters_of(name)
+        prepared = self._engine.prepare(self._both, [name])
+        for row, k in enumerate(self._thresholds):
+            row %= len(measurer.rows)
+            weights = group.weights(measurer.rows[row], k)
+            started = time.perf_counter()
+            predicted = prepared.predict(weights).numpy()
+            self.passes.append(time.perf_counter() - started)
+            started = time.perf_counter()
+            with prepared.network(weights) as filtered:
+                _notebook(filtered, *self._images)
+            self.attacks.append(time.perf_counter() - started)
+            same = np.concatenate([found.clean[row, k], found.adversarial[row, k]])
+            self.num_different += int((predicted != same).sum())
+            self.num_compared += len(predicted)
+
+
+class _Anew:
+    """Times filtered networks that the fast engine attacks anew, all that differ of some layers.
+
+    Args:
+        model: the network.
+        pixels: (N, C, H, W), of which one batch is attacked.
+        labels: (N,).
+        num_thresholds: of each filter; what the filtered networks of a layer share is computed once for these instead
+            of once for all thresholds, so that it weighs more than it should.
+    """
+
+    def __init__(self, model: nn.Module, pixels: Tensor, labels: Tensor, *, num_thresholds: int) -> None:
+        self._measurer = Measurer(model, tuple(pixels.shape[1:]), ResponseSpec(num_thresholds=num_thresholds))
+        self._images = pixels[:IMAGES_PER_PASS], labels[:IMAGES_PER_PASS]
+        self._batches = len(pixels) / len(self._images[0])
+        own = self._images[0]
+        self._unfiltered = self._measurer.unfiltered(own, own, np.zeros(len(own), dtype=bool))
+        self._seconds = 0.0
+        self._num_networks = 0
+
+    def run(self, name: str) -> None:
+        """Take one layer."""
+        few = tuple(own[:2] for own in self._images)
+        # What is done once for all images (weights sorted, the graph split) is not counted.
+        self._measurer.measure(name, *few, None, self._unfiltered.images(0, 2), attack=ATTACK)
+        started = time.perf_counter()
+        self._measurer.measure(name, *self._images, None, self._unfiltered, attack=ATTACK, on_pass=self._count)
+        self._seconds += time.perf_counter() - started
+
+    def _count(self) -> None:
+        self._num_networks += 1
+
+    @property
+    def seconds_per_network(self) -> float:
+        """For all images."""
+        return self._seconds / self._num_networks * self._batches
 
 
 def _preview(
@@ -239,71 +309,6 @@ def _preview(
     for name in layers:
         measurer.measure(name, pixels, labels, attacked, unfiltered)
     return time.perf_counter() - started
-
-
-def _adaptive(
-    model: nn.Module, shape: tuple[int, int, int], layers: list[str], pixels: Tensor, labels: Tensor
-) -> float:
-    """Time how long the fast engine takes for a filtered network that it re-attacks, from a few of some layers."""
-    measurer = Measurer(model, shape, ResponseSpec(num_thresholds=5))
-    unfiltered = measurer.unfiltered(pixels, pixels, np.zeros(len(pixels), dtype=bool))
-    seconds = 0.0
-    passes: list[None] = []
-    for index, name in enumerate(layers):
-        rows = [measurer.rows[index % len(measurer.rows)]]
-        # What is done once for all filtered networks of a layer (its weights sorted, the graph split) is not counted.
-        measurer.measure(name, pixels[:2], labels[:2], None, unfiltered.images(0, 2), attack=ATTACK, rows=rows)
-        started = time.perf_counter()
-        for start in range(0, len(pixels), IMAGES_PER_CHUNK):
-            stop = min(start + IMAGES_PER_CHUNK, len(pixels))
-            own = pixels[start:stop], labels[start:stop], None, unfiltered.images(start, stop)
-            measurer.measure(name, *own, attack=ATTACK, rows=rows, on_pass=lambda: passes.append(None))
-        seconds += time.perf_counter() - started
-    return seconds * -(-len(pixels) // IMAGES_PER_PASS) / len(passes)
-
-
-def _needed_share(model: nn.Module, shape: tuple[int, int, int], measurer: Measurer, layers: list[str]) -> float:
-    """Say which share of the products of full passes of all filtered networks is needed, over some layers."""
-    root = trace(copy.deepcopy(model).eval())
-    modules = dict(root.named_modules(remove_duplicate=False))
-    with torch.no_grad():
-        shapes = tensor_shapes(root, torch.zeros(2, *shape))
-    full, on_map = {}, {}
-    for node in root.graph.nodes:
-        module = modules.get(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            full[node], on_map[node] = _products(module, shapes[node.all_input_nodes[0]], shapes[node])
-    needed = 0.0
-    for name in layers:
-        after: set[object] = set()
-        for node in root.graph.nodes:
-            if node.target == name or any(source in after for source in node.all_input_nodes):
-                after.add(node)
-        group = measurer.filters_of(name)
-        nothing = tuple(UNFILTERED for _ in group.filters)
-        differ = {group.signature(row, k) for row in measurer.rows for k in range(NUM_THRESHOLDS)} - {nothing}
-        needed += len(differ) * sum(products for node, products in on_map.items() if node in after)
-    return needed / (len(layers) * len(measurer.rows) * NUM_THRESHOLDS * sum(full.values()))
-
-
-def _products(module: nn.Conv2d | nn.Linear, given: tuple[int, ...], made: tuple[int, ...]) -> tuple[int, int]:
-    """Count a layer's products for one image, and those that the fast engine needs: none of padding."""
-    if isinstance(module, nn.Linear):
-        own = module.weight.numel() * torch.Size(made[1:-1]).numel()
-        return own, own
-    taps = module.weight.numel() // torch.Size(module.kernel_size).numel()
-    on_map = taps
-    for axis in (0, 1):
-        start, step, apart = int(module.padding[axis]), module.stride[axis], module.dilation[axis]
-        places = [
-            position * step - start + tap * apart
-            for position in range(made[2 + axis])
-            for tap in range(module.kernel_size[axis])
-        ]
-        on_map *= sum(0 <= place < given[2 + axis] for place in places)
-    full = module.weight.numel() * torch.Size(made[2:]).numel()
-    fewer = by_winograd(module, given[1:])
-    return full, on_map if fewer is None else fewer.num_products
 
 
 def random_network(name: str, size: int) -> nn.Module:
@@ -332,16 +337,6 @@ def _notebook(network: nn.Module, pixels: Tensor, labels: Tensor) -> None:
     (gradient,) = torch.autograd.grad(loss, leaf)
     with torch.no_grad():
         network((pixels + ATTACK.epsilon * gradient.sign()).clamp(0, 1))
-
-
-def _matmul_gflops(side: int = 2048) -> float:
-    left = torch.rand(side, side)
-    seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
-        left @ left
-        seconds.append(time.perf_counter() - started)
-    return 2 * side**3 / min(seconds) / 1e9
 
 
 if __name__ == "__main__":

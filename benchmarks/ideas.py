@@ -27,8 +27,8 @@ from fss_core.winograd import by_winograd
 NUM_IMAGES = 200
 NUM_LAYERS = 6
 WITHOUT = {
-    "minimal filtering": ("fss_core.engines.by_winograd", lambda conv, shape: None),
-    "products": ("fss_core.engines.as_product", lambda conv, shape: None),
+    "minimal filtering": ("fss_core.fast_engine.by_winograd", lambda conv, shape: None),
+    "products": ("fss_core.fast_engine.as_product", lambda conv, shape: None),
     "memory used again": ("fss_core.graphs.reuse_memory", lambda built: None),
 }
 

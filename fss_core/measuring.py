@@ -112,10 +112,10 @@ class Measurer:
         chosen = select_layers(list(self.geometry), None if layers is None else list(layers))
         self.geometry = {name: self.geometry[name] for name in chosen}
         self.rows = filter_rows(spec.filters, spec.num_draws)
-        self._engine = make_engine(spec.engine, model, image_shape, device, spec.arithmetic)
-        fell_back = spec.engine == "fast" and isinstance(self._engine, ReferenceEngine)
+        self.engine = make_engine(spec.engine, model, image_shape, device, spec.arithmetic)
+        fell_back = spec.engine == "fast" and isinstance(self.engine, ReferenceEngine)
         self.notes = ("measured by the reference engine: the network cannot be traced",) if fell_back else ()
-        self.num_classes = self._engine.num_classes
+        self.num_classes = self.engine.num_classes
         self._dtype = np.uint8 if self.num_classes <= 256 else np.uint16
         self.filters_of = lru_cache(maxsize=1)(self._make_group)
 
@@ -175,7 +175,7 @@ class Measurer:
             Predictions (N,).
         """
         with computing_in(self.spec.arithmetic, torch.device(self.device).type):
-            prepared = self._engine.prepare(_both(pixels, adversarial, self.device), ())
+            prepared = self.engine.prepare(_both(pixels, adversarial, self.device), ())
             return self._predictions(prepared.predict({}), zero_gradient)
 
     def measure(
@@ -216,7 +216,7 @@ class Measurer:
         known = {tuple(UNFILTERED for _ in group.filters): unfiltered}
         cells = []
         with computing_in(self.spec.arithmetic, torch.device(self.device).type):
-            prepared = self._engine.prepare(images, tuple(group.filters))
+            prepared = self.engine.prepare(images, tuple(group.filters))
             for row in rows:
                 for k in range(self.spec.num_thresholds):
                     signature = group.signature(row, k)
@@ -247,7 +247,7 @@ class Measurer:
             )
         # The attack saw clean images in float32.
         clean = attacked.classes if self.spec.arithmetic == "float32" else None
-        adversarial = self._engine.prepare(attacked.pixels, tuple(weights)).predict(weights)
+        adversarial = self.engine.prepare(attacked.pixels, tuple(weights)).predict(weights)
         return Predictions(
             clean=self._classes(prepared.predict(weights) if clean is None else clean),
             adversarial=self._classes(adversarial),

@@ -31,10 +31,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torchvision.models.shufflenetv2 import channel_shuffle
 
-from fss_core import engines, recalling
+from fss_core import fast_engine, recalling
 from fss_core.attacks import attack
 from fss_core.data import load_dataset
-from fss_core.engines import FastEngine, ReferenceEngine, UntraceableNetworkWarning, make_engine
+from fss_core.engines import ReferenceEngine, UntraceableNetworkWarning, make_engine
+from fss_core.fast_engine import FastEngine
 from fss_core.measuring import measure_responses
 from fss_core.models import build_network, describe_layers
 from fss_core.recording import Record, Run, recorder
@@ -214,7 +215,7 @@ def test_an_engine_s_parts_agree_with_the_network(name: str, device: str, monkey
             expected = changed(pixels)
         prepared = engine.prepare(pixels.to(device), group)
         assert prepared.predict(weights).tolist() == expected.argmax(1).tolist(), group
-        with engine.replaced(weights) as network, torch.no_grad():
+        with prepared.network(weights) as network, torch.no_grad():
             torch.testing.assert_close(network(pixels.to(device)).cpu(), expected, rtol=1e-4, atol=1e-4)
         unchanged = {layer: model.get_parameter(f"{layer}.weight").detach() for layer in group}
         assert prepared.predict(unchanged).tolist() == answers(model, pixels).tolist()
@@ -227,7 +228,7 @@ def test_what_is_lent_is_given_back_also_after_an_error(name: str) -> None:
     zeros = {"stem": torch.zeros_like(model.get_parameter("stem.weight")).detach()}
 
     def fail() -> None:
-        with engine.replaced(zeros):
+        with engine.prepare(pixels, ["stem"]).network(zeros):
             raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
@@ -243,7 +244,7 @@ def test_gradients_reach_the_pixels_through_a_lent_network(name: str) -> None:
     model, (pixels, labels) = make_branches(), make_images(10)
     engine = make_engine(name, model, IMAGE_SHAPE)  # type: ignore[arg-type]
     weights = {"grouped": model.get_parameter("grouped.weight").detach() * 0.5}
-    with engine.replaced(weights) as network:
+    with engine.prepare(pixels, ["grouped"]).network(weights) as network:
         inputs = pixels.clone().requires_grad_()
         functional.cross_entropy(network(inputs), labels).backward()
     with torch.no_grad():
@@ -429,7 +430,7 @@ def test_what_is_recorded_and_replayed_predicts_the_same(
         tapes.append(_Tape())
         return tapes[-1].record(run)
 
-    monkeypatch.setattr(engines, "recorder", lambda device: record)
+    monkeypatch.setattr(fast_engine, "recorder", lambda device: record)
     got = measure_responses(model, pixels, labels, pixels.flip(0), **how)
     assert sum(different_cells(got, expected)) == 0
     assert num_distinct(expected) > 5
@@ -438,7 +439,7 @@ def test_what_is_recorded_and_replayed_predicts_the_same(
 
 
 def test_recording_holds_for_the_layers_it_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "recorder", lambda device: _Tape().record)
+    monkeypatch.setattr(fast_engine, "recorder", lambda device: _Tape().record)
     model, (pixels, _) = make_branches(), make_images(30)
     prepared = make_engine("fast", model, IMAGE_SHAPE).prepare(pixels, ["stem", "grouped"])
     raw = {name: model.get_parameter(f"{name}.weight").detach() for name in ("stem", "grouped")}
@@ -471,7 +472,7 @@ def test_a_gpu_records_what_it_can_and_runs_the_rest(device: str, monkeypatch: p
 
         return watch if record is not None else None
 
-    monkeypatch.setattr(engines, "recorder", watched)
+    monkeypatch.setattr(fast_engine, "recorder", watched)
     pixels, labels = make_images(20)
     on_gpu = device != "cpu"
     with torch.random.fork_rng():
@@ -497,7 +498,7 @@ def test_what_cannot_be_recorded_is_run(monkeypatch: pytest.MonkeyPatch) -> None
 
     model, (pixels, labels) = make_branches(), make_images(20)
     expected = measure_responses(model, pixels, labels, pixels, num_thresholds=5)
-    monkeypatch.setattr(engines, "recorder", lambda device: refuse)
+    monkeypatch.setattr(fast_engine, "recorder", lambda device: refuse)
     assert sum(different_cells(measure_responses(model, pixels, labels, pixels, num_thresholds=5), expected)) == 0
     assert len(asked) == 1
 

@@ -346,9 +346,6 @@ class CountingEngine:
 
         return Counting()
 
-    def replaced(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[nn.Module]:
-        return self.engine.replaced(weights)
-
 
 @pytest.fixture
 def counters(monkeypatch: pytest.MonkeyPatch) -> list[CountingEngine]:

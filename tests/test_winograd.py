@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fss_core.engines import FastEngine, make_engine
+from fss_core.engines import make_engine
+from fss_core.fast_engine import FastEngine
 from fss_core.winograd import WinogradConv, by_winograd
 
 CHANNELS = 48
