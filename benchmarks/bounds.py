@@ -1,4 +1,4 @@
-"""What bounds the fast engine: products that must be done, and passes over memory between operations."""
+"""What bounds the fast engine: the products that are needed; and its operations, as they are, each at its best."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ from fss_core.graphs import tensor_shapes, trace
 from fss_core.measuring import Measurer
 from fss_core.winograd import by_winograd
 
-_SIDE = 2048
+_SIDE = 1536
 """Of the matrices whose product is timed."""
-_COPIED = 2**20
-"""Float32 numbers copied at once, as many as a middling layer makes of 200 images; caches hold them."""
+_COPIED = (2**16, 2**18, 2**20, 2**22)
+"""Float32 numbers copied at once, from what an inner cache holds to what a first layer makes of 200 images."""
 _REPETITIONS = 3
+_EMPTY = {torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.empty_strided, torch.ops.aten.new_empty}
+"""Operations that neither read nor write."""
 
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """What the cores reach at their best.
+    """What the cores reach.
 
     Attributes:
         products: floating point operations a second, in a matrix product.
-        copies: bytes read and written a second, in a copy that caches hold.
+        copies: bytes read and written a second, in the fastest copy.
     """
 
     products: float
@@ -41,11 +43,12 @@ class Speeds:
 
     @classmethod
     def measure(cls) -> Speeds:
-        """Time both."""
-        left, given, made = torch.rand(_SIDE, _SIDE), torch.rand(_COPIED), torch.empty(_COPIED)
+        """Time both, now."""
+        left = torch.rand(_SIDE, _SIDE)
+        copies = [(torch.rand(size), torch.empty(size)) for size in _COPIED]
         return cls(
-            products=2 * _SIDE**3 / _least_seconds(lambda: left @ left),
-            copies=2 * given.nbytes / _least_seconds(lambda: made.copy_(given)),
+            products=2 * _SIDE**3 / _fastest(lambda: left @ left),
+            copies=max(2 * a.nbytes / _fastest(lambda a=a, b=b: b.copy_(a)) for a, b in copies),
         )
 
     @classmethod
@@ -57,7 +60,7 @@ class Speeds:
         )
 
 
-def _least_seconds(run: Callable[[], object]) -> float:
+def _fastest(run: Callable[[], object]) -> float:
     seconds = []
     for _ in range(_REPETITIONS):
         started = time.perf_counter()
@@ -66,8 +69,8 @@ def _least_seconds(run: Callable[[], object]) -> float:
     return min(seconds)
 
 
-class _Bounding(TorchDispatchMode):
-    """Adds up the least seconds of each operation: its products, or what it reads and writes, if that takes longer."""
+class Bounding(TorchDispatchMode):
+    """Adds up how long each operation would take: for its products or, if that is longer, to read and to write."""
 
     def __init__(self, speeds: Speeds) -> None:
         super().__init__()
@@ -76,9 +79,11 @@ class _Bounding(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        given = [own for own in tree_leaves((args, kwargs)) if isinstance(own, Tensor)]
+        read = {name: own for name, own in (kwargs or {}).items() if name != "out"}
+        given = [own for own in tree_leaves((args, read)) if isinstance(own, Tensor)]
         results = [own for own in tree_leaves(made) if isinstance(own, Tensor)]
-        if func._schema.is_mutable or not _shares_memory(given, results):  # views move nothing
+        is_view = not func._schema.is_mutable and _shares_memory(given, results)
+        if not is_view and func.overloadpacket not in _EMPTY:
             count = flop_registry.get(func.overloadpacket)
             operations = 0 if count is None else count(*args, **(kwargs or {}), out_val=made)
             moved = sum(min(own.nbytes, own.untyped_storage().nbytes()) for own in (*given, *results))
@@ -91,11 +96,11 @@ def _shares_memory(given: list[Tensor], results: list[Tensor]) -> bool:
     return any(tensor.untyped_storage().data_ptr() in own for tensor in results)
 
 
-def least_seconds(measurer: Measurer, layers: list[str], images: Tensor, speeds: Speeds) -> float:
-    """Say how long the operations on filtered networks would take at the speeds of a matrix product and of a copy.
+def seconds_at_best(measurer: Measurer, layers: list[str], images: Tensor, speeds: Speeds) -> float:
+    """Say how long the fast engine's operations, as they are, would take at the speeds of a matrix product and a copy.
 
-    Each operation counts as what takes longer: its products (those of padding, too, where a library convolves), or what
-    it reads and writes. That Python asks for them, and that weights are filtered, is not counted.
+    Each counts as what takes longer: its products (those of padding, too, where the library convolves), or what it
+    reads and writes. That they are asked for, and that weights are masked, is not counted.
 
     Args:
         measurer: of the network.
@@ -111,7 +116,7 @@ def least_seconds(measurer: Measurer, layers: list[str], images: Tensor, speeds:
         prepared = measurer.engine.prepare(images, [name])
         weights = measurer.filters_of(name).weights(measurer.rows[0], 1)
         prepared.predict(weights)  # libraries set themselves up
-        with _Bounding(speeds) as bounding:
+        with Bounding(speeds) as bounding:
             prepared.predict(weights)
         seconds += bounding.seconds * _num_different(measurer, name)
     return seconds

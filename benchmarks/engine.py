@@ -8,8 +8,8 @@ so that an interrupted run goes on with the next. ``--quick`` measures a sample 
 
 What bounds the ratio (:mod:`benchmarks.bounds`): each row says which share of the products of full passes is needed,
 how fast the fast engine does them beside a matrix product on the same cores, and which ratio it would reach by doing
-the same products as fast as that and nothing else. Then how long its operations would take if each did its products at
-that speed, or read and wrote at the speed of a copy, whichever takes longer.
+the same products as fast as that and nothing else. Then how long its operations, as they are, would take if each did
+its products at that speed, or read and wrote at the speed of a copy, whichever takes longer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import json
 import resource
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.bounds import Speeds, least_seconds, needed_share
-from fss_core.attacks import IMAGES_PER_PASS, run_attack
+from benchmarks.bounds import Speeds, needed_share, seconds_at_best
+from fss_core.attacks import run_attack
 from fss_core.computing import prepare_to_compute
 from fss_core.data import DatasetCard
 from fss_core.engines import make_engine
@@ -36,7 +38,7 @@ from fss_core.jobs.requests import PREVIEW_IMAGES, PREVIEW_THRESHOLDS
 from fss_core.measuring import Measurer
 from fss_core.models import build_network, seeded
 from fss_core.responses import Predictions
-from fss_core.specs import AttackSpec, ResponseSpec
+from fss_core.specs import IMAGES_PER_CHUNK, AttackSpec, ResponseSpec
 
 ROWS = (
     ("squeezenet1_1", 32),
@@ -72,10 +74,12 @@ class Row:
         gflops: the products and sums of full forward passes that the fast engine saved or did, in 10⁹ a second.
         matmul_gflops: of a matrix product on the same cores.
         copy_gigabytes: read and written a second, 10⁹ bytes, by a copy on them.
-        least_seconds: how long the fast engine's operations would take at these two speeds.
-        peak_megabytes: largest resident memory of the process so far.
+        seconds_at_best: how long the fast engine's operations would take at these two speeds.
+        peak_megabytes: largest resident memory of the process once the fast engine has measured the first layer, before
+            anything is compared.
         num_compared: predictions compared with full forward passes.
         num_different: of them, how many differ.
+        largest_difference: of logits, between the two, relative to the largest logit.
     """
 
     network: str
@@ -93,10 +97,11 @@ class Row:
     gflops: float
     matmul_gflops: float
     copy_gigabytes: float
-    least_seconds: float
+    seconds_at_best: float
     peak_megabytes: float
     num_compared: int
     num_different: int
+    largest_difference: float
 
     @property
     def ratio_at_product_speed(self) -> float:
@@ -107,9 +112,8 @@ class Row:
 
 def main() -> None:
     """Measure and print the table."""
-    prepare_to_compute()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="three layers a network and 32 + 32 images, two minutes")
+    parser.add_argument("--quick", action="store_true", help="two layers a network and 32 + 32 images, two minutes")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--only", default=None, metavar="NETWORK", help="one network")
     parser.add_argument(
@@ -122,7 +126,9 @@ def main() -> None:
     for network, size in ROWS:
         if options.only not in (None, network) or any((r["network"], r["size"]) == (network, size) for r in known):
             continue
-        known.append(asdict(measure(network, size, quick=options.quick)))
+        # A process of its own, whose memory is that of one network.
+        with ProcessPoolExecutor(1, get_context("spawn"), prepare_to_compute) as process:
+            known.append(asdict(process.submit(measure, network, size, quick=options.quick).result()))
         if options.file is not None:
             options.file.write_text(json.dumps(known, indent=1))
         if not options.json:
@@ -146,11 +152,12 @@ def describe(row: dict[str, object]) -> str:
         f"{SWEEP_IMAGES} images by the reference; {r.networks_per_second:.1f} filtered networks/s; "
         f"{r.gflops:.0f} GFLOP/s of full passes, of whose products {r.needed_share:.0%} are needed: these at "
         f"{r.gflops * r.needed_share / r.matmul_gflops:.2f} of the speed of a matrix product ({r.matmul_gflops:.0f} "
-        f"GFLOP/s), at which the ratio would be {r.ratio_at_product_speed:.1f}×; operation by operation, each at that "
-        f"speed or a copy's ({r.copy_gigabytes:.0f} GB/s), at least {r.least_seconds:.1f} s: "
-        f"{r.reference_seconds / r.least_seconds:.1f}× and {r.notebook_seconds / r.least_seconds:.1f}×; "
-        f"peak {r.peak_megabytes:.0f} MB; "
-        f"{r.num_different} of {r.num_compared} predictions differ"
+        f"GFLOP/s), at which the ratio would be {r.ratio_at_product_speed:.1f}×; each operation at that speed or a "
+        f"copy's ({r.copy_gigabytes:.0f} GB/s) would be {r.seconds_at_best:.1f} s, "
+        f"{r.reference_seconds / r.seconds_at_best:.1f}× the reference and "
+        f"{r.notebook_seconds / r.seconds_at_best:.1f}× the notebooks' procedure; peak {r.peak_megabytes:.0f} MB; "
+        f"{r.num_different} of {r.num_compared} predictions differ, logits by at most {r.largest_difference:.0e} of "
+        "the largest"
     )
 
 
@@ -170,14 +177,14 @@ def measure(network: str, size: int, *, quick: bool) -> Row:
     measurer = Measurer(model, shape, spec)
     layers = list(measurer.layers)
     if quick:
-        layers = layers[len(layers) // 6 :: len(layers) // 3]
-    sample = layers[:: max(len(layers) // 5, 1)][:5]
-    chunks = [slice(start, start + 100) for start in range(0, num_images, 100)]
+        layers = layers[len(layers) // 4 :: len(layers) // 2]
+    sample = layers if quick else layers[len(layers) // 10 :: len(layers) // 5][:5]
+    chunks = [slice(start, start + IMAGES_PER_CHUNK) for start in range(0, num_images, IMAGES_PER_CHUNK)]
     unfiltered = [measurer.unfiltered(pixels[c], adversarial[c], None) for c in chunks]
     measurer.measure(layers[0], pixels[:8], labels[:8], adversarial[:8], unfiltered[0].images(0, 8))
-    plain = _Plain(model, pixels, labels, adversarial, num_thresholds=2 if quick else 4)
+    plain = _Plain(model, pixels, labels, adversarial, num_networks=2 if quick else 4)
     anew = _Anew(model, pixels, labels, num_thresholds=3 if quick else 7)
-    fast, speeds = 0.0, [Speeds.measure()]
+    fast, speeds, peak = 0.0, [Speeds.measure()], 0
     for name in layers:
         started = time.perf_counter()
         found = Predictions.join(
@@ -187,6 +194,7 @@ def measure(network: str, size: int, *, quick: bool) -> Row:
             ]
         )
         fast += time.perf_counter() - started
+        peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         if name in sample:  # cores do not keep their speed: what is compared takes turns
             plain.run(name, measurer, found)
             anew.run(name)
@@ -195,7 +203,7 @@ def measure(network: str, size: int, *, quick: bool) -> Row:
     num_networks = len(layers) * 3 * NUM_THRESHOLDS
     median, usual = statistics.median(plain.passes), Speeds.median(speeds)
     chunk = torch.cat([pixels[chunks[0]], adversarial[chunks[0]]])
-    least = least_seconds(measurer, layers, chunk, usual) * 2 * num_images / len(chunk)
+    at_best = seconds_at_best(measurer, layers, chunk, usual) * 2 * num_images / len(chunk)
     products = sum(own.layer.num_products for own in measurer.geometry.values())
     return Row(
         network=network,
@@ -213,10 +221,11 @@ def measure(network: str, size: int, *, quick: bool) -> Row:
         gflops=2 * products * 2 * num_images * num_networks / fast / 1e9,
         matmul_gflops=usual.products / 1e9,
         copy_gigabytes=usual.copies / 1e9,
-        least_seconds=least,
-        peak_megabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        seconds_at_best=at_best,
+        peak_megabytes=peak / 1024,
         num_compared=plain.num_compared,
         num_different=plain.num_different,
+        largest_difference=plain.largest_difference,
     )
 
 
@@ -228,24 +237,25 @@ class _Plain:
         pixels: (N, C, H, W).
         labels: (N,).
         adversarial: the same images, attacked.
-        num_thresholds: filtered networks of a layer, at most 4; the filters take turns.
+        num_networks: of a layer, at most 4, each at another threshold; the filters take turns.
     """
 
     def __init__(
-        self, model: nn.Module, pixels: Tensor, labels: Tensor, adversarial: Tensor, *, num_thresholds: int
+        self, model: nn.Module, pixels: Tensor, labels: Tensor, adversarial: Tensor, *, num_networks: int
     ) -> None:
         self._engine = make_engine("reference", model, tuple(pixels.shape[1:]))
         self._images = pixels, labels
         self._both = torch.cat([pixels, adversarial])
-        self._thresholds = (4, 10, 14, 20)[:num_thresholds]
+        self._thresholds = (4, 10, 14, 20)[:num_networks]
         self.passes: list[float] = []
         self.attacks: list[float] = []
         self.num_compared = self.num_different = 0
+        self.largest_difference = 0.0
 
     def run(self, name: str, measurer: Measurer, found: Predictions) -> None:
         """Take one layer, and compare with what was predicted."""
         group = measurer.filters_of(name)
-        prepared = self._engine.prepare(self._both, [name])
+        prepared, fast = (engine.prepare(self._both, [name]) for engine in (self._engine, measurer.engine))
         for row, k in enumerate(self._thresholds):
             row %= len(measurer.rows)
             weights = group.weights(measurer.rows[row], k)
@@ -259,14 +269,17 @@ class _Plain:
             same = np.concatenate([found.clean[row, k], found.adversarial[row, k]])
             self.num_different += int((predicted != same).sum())
             self.num_compared += len(predicted)
+        expected, got = (own.logits(weights) for own in (prepared, fast))
+        difference = float((got - expected).abs().max() / expected.abs().max())
+        self.largest_difference = max(self.largest_difference, difference)
 
 
 class _Anew:
-    """Times filtered networks that the fast engine attacks anew, all that differ of some layers.
+    """Times filtered networks that the fast engine attacks anew by FGSM, all that differ of some layers.
 
     Args:
         model: the network.
-        pixels: (N, C, H, W), of which one batch is attacked.
+        pixels: (N, C, H, W); chunks of the same size count as one that is timed.
         labels: (N,).
         num_thresholds: of each filter; what the filtered networks of a layer share is computed once for these instead
             of once for all thresholds, so that it weighs more than it should.
@@ -274,29 +287,31 @@ class _Anew:
 
     def __init__(self, model: nn.Module, pixels: Tensor, labels: Tensor, *, num_thresholds: int) -> None:
         self._measurer = Measurer(model, tuple(pixels.shape[1:]), ResponseSpec(num_thresholds=num_thresholds))
-        self._images = pixels[:IMAGES_PER_PASS], labels[:IMAGES_PER_PASS]
-        self._batches = len(pixels) / len(self._images[0])
-        own = self._images[0]
-        self._unfiltered = self._measurer.unfiltered(own, own, np.zeros(len(own), dtype=bool))
-        self._seconds = 0.0
-        self._num_networks = 0
+        self._images = pixels, labels
+        sizes = [len(own) for own in pixels.split(IMAGES_PER_CHUNK)]
+        self._seconds = dict.fromkeys(sizes, 0.0)
+        self._num_networks = dict.fromkeys(sizes, 0)
+        self._sizes = sizes
 
     def run(self, name: str) -> None:
         """Take one layer."""
-        few = tuple(own[:2] for own in self._images)
-        # What is done once for all images (weights sorted, the graph split) is not counted.
-        self._measurer.measure(name, *few, None, self._unfiltered.images(0, 2), attack=ATTACK)
-        started = time.perf_counter()
-        self._measurer.measure(name, *self._images, None, self._unfiltered, attack=ATTACK, on_pass=self._count)
-        self._seconds += time.perf_counter() - started
+        for size in self._seconds:
+            pixels, labels = (own[:size] for own in self._images)
+            unfiltered = self._measurer.unfiltered(pixels, pixels, np.zeros(size, dtype=bool))
+            # What is done once for all images (weights sorted, the graph split) is not counted.
+            self._measurer.measure(name, pixels[:2], labels[:2], None, unfiltered.images(0, 2), attack=ATTACK)
 
-    def _count(self) -> None:
-        self._num_networks += 1
+            def count(size: int = size) -> None:
+                self._num_networks[size] += 1
+
+            started = time.perf_counter()
+            self._measurer.measure(name, pixels, labels, None, unfiltered, attack=ATTACK, on_pass=count)
+            self._seconds[size] += time.perf_counter() - started
 
     @property
     def seconds_per_network(self) -> float:
         """For all images."""
-        return self._seconds / self._num_networks * self._batches
+        return sum(self._seconds[size] / self._num_networks[size] for size in self._sizes)
 
 
 def _preview(

@@ -30,6 +30,9 @@ class UntraceableNetworkWarning(UserWarning):
 class Prepared(Protocol):
     """A batch of images, ready to be run through networks that differ in the same few layers."""
 
+    def logits(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Return the logits of each image (N, K), with these layers' weights replaced."""
+
     def predict(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Return the class predicted for each image, int64 (N,), with these layers' weights replaced."""
 
@@ -119,9 +122,12 @@ class _PreparedWhole:
     modules: Mapping[str, nn.Module]
     pixels: Tensor
 
-    def predict(self, weights: Mapping[str, Tensor]) -> Tensor:
+    def logits(self, weights: Mapping[str, Tensor]) -> Tensor:
         with torch.no_grad(), self.network(weights) as model:
-            return model(self.pixels.clone()).argmax(1)  # type: ignore[no-any-return]
+            return model(self.pixels.clone())  # type: ignore[no-any-return]
+
+    def predict(self, weights: Mapping[str, Tensor]) -> Tensor:
+        return self.logits(weights).argmax(1)
 
     @contextmanager
     def network(self, weights: Mapping[str, Tensor]) -> Iterator[nn.Module]:

@@ -89,6 +89,15 @@ class Measurer:
         layers: which layers, by name; ``None`` means all.
         device: where to run.
 
+    Attributes:
+        spec: as given.
+        device: as given.
+        engine: runs the network.
+        geometry: the layers, by name.
+        rows: of the result: filters, a random one once for each draw.
+        num_classes: logits of the network.
+        notes: what should be said of how it was measured.
+
     Raises:
         NotFiniteError: a layer's weights are NaN or infinite.
         UnknownLayerError: the network has no such filterable layer.
@@ -264,7 +273,6 @@ class Measurer:
 
 
 def _both(pixels: Tensor, adversarial: Tensor, device: str) -> Tensor:
-
     return torch.cat([pixels, adversarial]).to(device)
 
 

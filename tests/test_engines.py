@@ -244,7 +244,7 @@ def test_gradients_reach_the_pixels_through_a_lent_network(name: str) -> None:
     model, (pixels, labels) = make_branches(), make_images(10)
     engine = make_engine(name, model, IMAGE_SHAPE)  # type: ignore[arg-type]
     weights = {"grouped": model.get_parameter("grouped.weight").detach() * 0.5}
-    with engine.prepare(pixels, ["grouped"]).network(weights) as network:
+    with engine.prepare(pixels.flip(0), ["grouped"]).network(weights) as network:
         inputs = pixels.clone().requires_grad_()
         functional.cross_entropy(network(inputs), labels).backward()
     with torch.no_grad():

@@ -337,6 +337,9 @@ class CountingEngine:
         prepared, counter = self.engine.prepare(pixels, layers), self
 
         class Counting:
+            def logits(self, weights: Mapping[str, Tensor]) -> Tensor:
+                return prepared.logits(weights)
+
             def predict(self, weights: Mapping[str, Tensor]) -> Tensor:
                 counter.num_networks += 1
                 return prepared.predict(weights)
