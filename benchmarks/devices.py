@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from benchmarks.engine import ATTACK, NUM_THRESHOLDS, ROWS, random_network
 from fss_core.attacks import run_attack
 from fss_core.computing import prepare_to_compute
+from fss_core.conditions import seeded
 from fss_core.engines import make_engine
 from fss_core.measuring import Measurer
-from fss_core.models import describe_layers, seeded
+from fss_core.models import describe_layers
 from fss_core.responses import Predictions
 from fss_core.specs import IMAGES_PER_CHUNK, Arithmetic, Engine, ResponseSpec
 

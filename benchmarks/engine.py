@@ -32,11 +32,12 @@ from torch import Tensor, nn
 from benchmarks.bounds import Speeds, needed_share, seconds_at_best
 from fss_core.attacks import run_attack
 from fss_core.computing import prepare_to_compute
+from fss_core.conditions import seeded
 from fss_core.data import DatasetCard
 from fss_core.engines import make_engine
 from fss_core.jobs.requests import PREVIEW_IMAGES, PREVIEW_THRESHOLDS
 from fss_core.measuring import Measurer
-from fss_core.models import build_network, seeded
+from fss_core.models import build_network
 from fss_core.responses import Predictions
 from fss_core.specs import IMAGES_PER_CHUNK, AttackSpec, ResponseSpec
 

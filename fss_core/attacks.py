@@ -20,8 +20,8 @@ import torchattacks
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fss_core.conditions import full_precision, seeded
 from fss_core.intervals import is_above_chance
-from fss_core.models import full_precision, seeded
 from fss_core.specs import AttackSpec, CalibrationError, EpsilonCalibration, NotFiniteError, choose
 
 IMAGES_PER_PASS = 100

@@ -17,8 +17,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from fss_core.fast_engine import FastEngine, device_of, swapped
-from fss_core.models import filterable_modules, full_precision
+from fss_core.conditions import device_of, full_precision, swapped
+from fss_core.fast_engine import FastEngine
+from fss_core.models import filterable_modules
 from fss_core.specs import Arithmetic, NotFiniteError
 from fss_core.specs import Engine as EngineName
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fss_core.attacks import IMAGES_PER_PASS
+from fss_core.conditions import device_of, exact, swapped
 from fss_core.graphs import Plan, tensor_shapes, trace
 from fss_core.models import filterable_modules
 from fss_core.products import StandInConv, as_product
@@ -31,35 +32,6 @@ from fss_core.winograd import by_winograd
 Purpose = Literal["predictions", "gradients"]
 MakeStandIn = Callable[[nn.Conv2d, tuple[int, ...]], StandInConv | None]
 """Makes what does a convolution on maps (C, H, W) in its place, where that is faster."""
-
-
-@contextmanager
-def swapped(modules: Mapping[str, nn.Module], weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Lend modules other weights for a block."""
-    own = {name: _weight(modules[name]).data for name in weights}
-    try:
-        for name, weight in weights.items():
-            _weight(modules[name]).data = weight
-        yield
-    finally:
-        for name, weight in own.items():
-            _weight(modules[name]).data = weight
-
-
-def _weight(module: nn.Module) -> Tensor:
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Say where a network's weights lie."""
-    return next(model.parameters(), torch.zeros(())).device
-
-
-def _exact(values: Tensor) -> Tensor:
-    """In float64, on the CPU: some devices have none."""
-    return values.detach().cpu().double()
 
 
 def _has_hooks(module: nn.Module) -> bool:
@@ -132,12 +104,12 @@ class FastEngine:
             norm = self._module(following[0])
             if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or norm.running_var is None:
                 continue
-            scale = torch.rsqrt(_exact(norm.running_var) + norm.eps)
-            shift = -_exact(norm.running_mean) * scale
+            scale = torch.rsqrt(exact(norm.running_var) + norm.eps)
+            shift = -exact(norm.running_mean) * scale
             if norm.affine:
-                scale, shift = scale * _exact(norm.weight), shift * _exact(norm.weight) + _exact(norm.bias)
+                scale, shift = scale * exact(norm.weight), shift * exact(norm.weight) + exact(norm.bias)
             if conv.bias is not None:
-                shift = shift + _exact(conv.bias) * scale
+                shift = shift + exact(conv.bias) * scale
             self._scales[name] = scale.float().reshape(-1, 1, 1, 1).to(conv.weight.device)
             conv.weight.data = conv.weight.data * self._scales[name]
             conv.bias = nn.Parameter(shift.float().to(conv.weight.device), requires_grad=False)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fss_core.conditions import exact
 from fss_core.specs import FilterRow
 
 HISTOGRAM_BINS = 200
@@ -86,7 +87,7 @@ def high_pass(weight: Tensor, threshold: float) -> Tensor:
     [0.0, 0.0, 1.0]
     """
     _threshold_is_a_number(threshold)
-    return weight.masked_fill(weight.double() <= threshold, 0)
+    return weight.masked_fill((exact(weight) <= threshold).to(weight.device), 0)
 
 
 def low_pass(weight: Tensor, threshold: float) -> Tensor:
@@ -108,7 +109,7 @@ def low_pass(weight: Tensor, threshold: float) -> Tensor:
     [-1.0, 0.0, 0.0]
     """
     _threshold_is_a_number(threshold)
-    return weight.masked_fill(weight.double() >= threshold, 0)
+    return weight.masked_fill((exact(weight) >= threshold).to(weight.device), 0)
 
 
 def pulse(weight: Tensor, low: float, high: float) -> Tensor:
@@ -132,8 +133,8 @@ def pulse(weight: Tensor, low: float, high: float) -> Tensor:
     """
     _threshold_is_a_number(low)
     _threshold_is_a_number(high)
-    exact = weight.double()
-    return weight.masked_fill((exact >= low) & (exact < high), 0)
+    values = exact(weight)
+    return weight.masked_fill(((values >= low) & (values < high)).to(weight.device), 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +190,7 @@ class LayerFilters:
         self.num_live = int(self._live.sum())
         values, by_value = torch.sort(raw.flatten(), stable=True)
         self._orders: dict[int, tuple[Tensor, npt.NDArray[np.int64]]] = {0: self._index(by_value)}
-        sorted_values = values.cpu().double().numpy()
+        sorted_values = exact(values).numpy()
         self._not_above = np.searchsorted(sorted_values, self.thresholds, side="right")
         self._below = np.searchsorted(sorted_values, self.thresholds, side="left")
         self._pulse_starts = np.searchsorted(sorted_values, pulse_edges(self.thresholds), side="left")

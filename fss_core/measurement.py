@@ -102,7 +102,8 @@ class Measurement:
     def _refuse_early(self) -> None:
         """Find out what cannot be done before hours of training, not after."""
         from fss_core.attacks import known_attacks
-        from fss_core.models import build_network, check_device, describe_layers, select_layers
+        from fss_core.conditions import check_device
+        from fss_core.models import build_network, describe_layers, select_layers
 
         check_device(self.spec.device)
         choose(self.spec.attack_kind.lower(), known_attacks(), what="L∞ attack")

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from fss_core.attacks import check_images, check_labels, run_attack
+from fss_core.conditions import computing_in, device_of
 from fss_core.engines import Prepared, ReferenceEngine, make_engine
 from fss_core.filters import UNFILTERED, LayerFilters, Signature
-from fss_core.models import computing_in, describe_layers, select_layers
+from fss_core.models import describe_layers, select_layers
 from fss_core.responses import Classes, LayerFacts, LayerResponse, Predictions, Responses
 from fss_core.specs import (
     GLOBAL_LAYER,
@@ -360,8 +361,8 @@ def measure_responses(
         attacked, gradients = [adversarial[chunk] for chunk in chunks], [None] * len(chunks)
     else:
         assert attack is not None
-        model_device = next(iter(model.parameters()), torch.zeros(())).device
-        made = [run_attack(model, pixels[c].to(model_device), labels[c].to(model_device), attack) for c in chunks]
+        home = device_of(model)
+        made = [run_attack(model, pixels[c].to(home), labels[c].to(home), attack) for c in chunks]
         attacked, gradients = [own.pixels for own in made], [own.zero_gradient.numpy() for own in made]
     unfiltered = [
         measurer.unfiltered(pixels[chunk], attacked[index].to(pixels.device), gradients[index])

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,8 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.models.shufflenetv2 import ShuffleNetV2
 from torchvision.models.squeezenet import SqueezeNet
 
-from fss_core.specs import NETWORKS, Arithmetic, NotFiniteError, UnknownLayerError, choose
+from fss_core.conditions import seeded
+from fss_core.specs import NETWORKS, NotFiniteError, UnknownLayerError, choose
 
 if TYPE_CHECKING:
     from fss_core.data import DatasetCard
@@ -131,36 +131,6 @@ def build_network(name: str, *, dataset: str | DatasetCard = "mnist5k", seed: in
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]
     return network
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Run a block under a seed of its own and put torch's global random state back afterwards."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def computing_in(arithmetic: Arithmetic, device_type: str) -> Iterator[None]:
-    """Choose, for a block, in what products are computed; float32 is kept on hardware that would shorten it.
-
-    Args:
-        arithmetic: as ``specs.ResponseSpec.arithmetic``.
-        device_type: ``"cpu"``, ``"cuda"``, ``"mps"``.
-    """
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = arithmetic == "tf32"
-    try:
-        with torch.autocast(device_type, dtype=torch.bfloat16, enabled=arithmetic == "bf16"):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-
-
-def full_precision(device_type: str = "cpu") -> AbstractContextManager[None]:
-    """Keep float32 products in float32 for a block, also inside one that computes in something else on that device."""
-    return computing_in("float32", device_type)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -344,21 +314,6 @@ def _refuse_nan(model: nn.Module) -> None:
     broken += [name for name, buffer in model.named_buffers() if bool(torch.isnan(buffer).any())]
     if broken:
         raise NotFiniteError(f"{broken[0]!r} holds NaN or infinity; train again or import sound weights")
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that this machine does not have.
-
-    Args:
-        device: torch's name: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-
-    Raises:
-        ValueError: torch knows no such device, or cannot use it here.
-    """
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device must be one that torch can use here, got {device!r}; use cpu") from error
 
 
 def select_layers(known: list[str], wanted: list[str] | None, *, network: str = "the network") -> list[str]:

@@ -28,7 +28,8 @@ from fss_core.checkpoints import (
     remove_unfinished,
     save_checkpoint,
 )
-from fss_core.models import build_network, seeded
+from fss_core.conditions import device_of, seeded
+from fss_core.models import build_network
 from fss_core.specs import LARGEST_EPOCH, NETWORKS, Cancelled, TrainingError, TrainingSpec, choose, digest
 
 RANDOM_SCHEME = "sha256(purpose, seed, epoch) mod 2**63 -> torch.Generator; order: randperm; dropout: manual_seed"
@@ -296,7 +297,7 @@ def train_step(
     Returns:
         The mean loss, in nats, and the number of images that were right.
     """
-    device = next(network.parameters()).device
+    device = device_of(network)
     pixels = torch.from_numpy(np.asarray(split.images[indices])).to(device)
     labels = torch.from_numpy(np.asarray(split.labels[indices])).to(device)
     pixels = pixels.to(torch.float32, memory_format=training_format(device)).div_(255)

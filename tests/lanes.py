@@ -79,8 +79,8 @@ def train(spec: TrainingSpec, epochs: int, learning_rate: float = 0.02) -> tuple
     """Train the network; return it with Adam's moments."""
     import torch
 
+    from fss_core.conditions import seeded
     from fss_core.data import load_dataset
-    from fss_core.models import seeded
     from fss_core.training import epoch_batches, optimiser_state, random_seed, train_step
 
     split = load_dataset(DATASET).train

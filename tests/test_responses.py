@@ -30,7 +30,7 @@ from fss_core import attacks, engines, measuring
 from fss_core.attacks import attack, run_attack
 from fss_core.engines import make_engine
 from fss_core.measuring import Measurer, measure_responses
-from fss_core.models import computing_in, describe_layers, full_precision
+from fss_core.models import describe_layers
 from fss_core.responses import LayerResponse, Predictions, Responses
 from fss_core.specs import (
     GLOBAL_LAYER,
@@ -477,19 +477,6 @@ def test_tf32_is_for_nvidia_gpus(images: tuple[Tensor, Tensor]) -> None:
         measure_responses(make_plain(), *images, images[0], arithmetic="tf32")
     with pytest.raises(ValueError, match="must be 'float32', 'tf32' or 'bf16', got 'fp8'"):
         ResponseSpec(arithmetic="fp8")  # type: ignore[arg-type]
-
-
-def test_arithmetic_is_chosen_for_a_block_only() -> None:
-    flags = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [own.allow_tf32 for own in flags]
-    with computing_in("tf32", "cpu"):
-        assert [own.allow_tf32 for own in flags] == [True, True]
-        with full_precision():
-            assert [own.allow_tf32 for own in flags] == [False, False]
-        assert [own.allow_tf32 for own in flags] == [True, True]
-    assert [own.allow_tf32 for own in flags] == before
-    with computing_in("bf16", "cpu"), full_precision("cpu"):
-        assert not torch.is_autocast_enabled("cpu")
 
 
 def test_filters_of_dead_weights_are_not_run(counters: list[CountingEngine]) -> None:

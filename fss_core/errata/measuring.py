@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fss_core.conditions import full_precision, seeded
 from fss_core.errata.differences import NotebookProcedure
-from fss_core.models import LayerGeometry, describe_layers, filterable_modules, full_precision, seeded, select_layers
+from fss_core.models import LayerGeometry, describe_layers, filterable_modules, select_layers
 from fss_core.responses import Classes, LayerFacts, LayerResponse, Predictions, Responses
 from fss_core.specs import (
     GLOBAL_LAYER,

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.shufflenetv2 import ShuffleNetV2
 
-from fss_core.models import Normalisation, seeded
+from fss_core.conditions import seeded
+from fss_core.models import Normalisation
 from fss_core.specs import TrainingSpec
 from fss_core.training import epoch_batches, random_seed, train_step, training_format, training_images
 

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from fss_core import attacks
 from fss_core.checkpoints import find_checkpoint, load_network
+from fss_core.conditions import full_precision
 from fss_core.data import load_dataset
 from fss_core.filters import LayerFilters
 from fss_core.live.answers import Answer, Attacked, Layers, Response, Sweep
 from fss_core.live.requests import AttackRequest, Filtered, LayersRequest, Network, RespondRequest, SweepRequest
 from fss_core.measuring import Measurer
-from fss_core.models import describe_layers, full_precision
+from fss_core.models import describe_layers
 from fss_core.responses import LayerResponse, Predictions, Responses
 from fss_core.specs import (
     CONTROL_FILTER,

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fss_core.models import FilterableModule, full_precision
+from fss_core.conditions import full_precision
+from fss_core.models import FilterableModule
 from fss_core.retraining.archive import CRITICALITY_RADIUS, CRITICALITY_STEPS
 
 IMAGES_PER_PASS = 100

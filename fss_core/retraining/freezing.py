@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from fss_core.conditions import exact
 from fss_core.filters import layer_thresholds, pulse_edges
 from fss_core.models import FilterableModule, LayerGeometry
 from fss_core.retraining.rules import Selection
@@ -58,7 +59,7 @@ def pulse_mask(weight: Tensor, num_thresholds: int, pulses: tuple[int, ...]) -> 
     [True, False, True]
     """
     inner = torch.from_numpy(pulse_edges(layer_thresholds(weight.cpu(), num_thresholds))[1:-1])
-    pulse = torch.bucketize(weight.detach().cpu().double().contiguous(), inner, right=True)
+    pulse = torch.bucketize(exact(weight).contiguous(), inner, right=True)
     return torch.isin(pulse, torch.tensor(pulses)).to(weight.device)
 
 

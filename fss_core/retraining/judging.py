@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fss_core.attacks import evaluating, run_attack
+from fss_core.conditions import full_precision
 from fss_core.data import Split
-from fss_core.models import full_precision
 from fss_core.retraining.results import Judged, Judgement
 from fss_core.retraining.spec import judging_attacks
 

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from fss_core.checkpoints import Checkpoint, load_network, load_state
+from fss_core.conditions import exact, seeded
 from fss_core.data import Dataset
-from fss_core.models import describe_layers, seeded
+from fss_core.models import describe_layers
 from fss_core.retraining.freezing import check_frozen, enter_training, hash_frozen, mask_moments, train_only
 from fss_core.retraining.results import Start
 from fss_core.retraining.rules import Selection
@@ -119,7 +120,7 @@ class Retrainer:
                 losses.append(train_step(self.network, self._optimiser, self._train, indices)[0])
         self.network.eval()
         self.epoch += 1
-        loss = float(torch.stack(losses).double().mean())
+        loss = float(exact(torch.stack(losses)).mean())
         finite = all(bool(own.isfinite().all()) for own in self.network.state_dict().values())
         if not (np.isfinite(loss) and finite):
             raise TrainingError(

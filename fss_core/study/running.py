@@ -189,7 +189,7 @@ class _CellRun:
         cell, store = self.cell, self.store
         if reason := _no_data(cell):
             raise DataError(reason)
-        from fss_core.models import check_device
+        from fss_core.conditions import check_device
 
         check_device(cell.device)
         with store.claim(f"study/{cell.key}", wait=False):
