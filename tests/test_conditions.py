@@ -20,7 +20,8 @@ from fss_core.filters import high_pass, low_pass, pulse
 from fss_core.measuring import measure_responses
 from fss_core.retraining.rules import Part, Selection
 from fss_core.retraining.training import Retrainer
-from fss_core.specs import AttackSpec, Engine, Filter
+from fss_core.specs import AttackSpec, Engine, Filter, TrainingSpec
+from fss_core.training import train
 
 
 class NoFloat64(TorchFunctionMode):
@@ -125,16 +126,19 @@ def test_filters_and_calibration_ask_the_device_for_no_float64() -> None:
         calibrate_epsilon(Branches().eval(), torch.rand(6, *IMAGE_SHAPE), torch.arange(6) % NUM_CLASSES)
 
 
+@pytest.mark.usefixtures("no_float64")
 def test_training_and_retraining_ask_the_device_for_no_float64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FSS_CACHE_DIR", str(tmp_path))
     lanes.make_cache(tmp_path)
+    spec = TrainingSpec(network="resnet18", dataset=lanes.DATASET, batch_size=20)
+    [trained] = train(spec, [1])
+    assert trained.epoch == 1
     parts = (Part(layer="conv2", pulses=(1, 2)), Part(layer="fc", pulses=(4,)))
-    with NoFloat64():
-        retrainer = Retrainer(
-            lanes.checkpoint(0),
-            load_dataset(lanes.DATASET),
-            Selection(parts=parts, num_thresholds=5),
-            factory=lanes.make_network,
-        )
-        loss, _ = retrainer.train_epoch(lambda step: None)
+    retrainer = Retrainer(
+        lanes.checkpoint(0),
+        load_dataset(lanes.DATASET),
+        Selection(parts=parts, num_thresholds=5),
+        factory=lanes.make_network,
+    )
+    loss, _ = retrainer.train_epoch(lambda step: None)
     assert loss > 0
